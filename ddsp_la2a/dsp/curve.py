@@ -1,0 +1,38 @@
+"""The static curve: how much gain a level asks for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def static_gain_db(level_db: Tensor, threshold_db: Tensor, ratio: Tensor, knee_db: Tensor) -> Tensor:
+    """Gain in dB that a compressor with a quadratic knee gives a steady level.
+
+    With d = level − threshold, slope s = 1 − 1/ratio and knee width w::
+
+        0                         d ≤ −w/2
+        −s (d + w/2)² / (2 w)     −w/2 < d < w/2
+        −s d                      d ≥ w/2
+
+    Args:
+        level_db: level in dBFS.
+        threshold_db: centre of the knee in dBFS.
+        ratio: input dB per output dB far above the threshold, ≥ 1; 1 does nothing.
+        knee_db: width of the knee in dB, ≥ 0; 0 is the hard knee, whose gradients are finite.
+
+    Shape:
+        All broadcast against each other; the result has the common shape.
+
+    Returns:
+        The gain in dB, ≤ 0.
+
+    References:
+        Giannoulis, Massberg & Reiss 2012, "Digital Dynamic Range Compressor Design", J. Audio Eng. Soc. 60(6), eq. 4.
+    """
+    slope = 1.0 - 1.0 / ratio
+    excess = level_db - threshold_db
+    # A width of zero would divide by zero in the branch that `where` then discards, and its gradient would be NaN.
+    width = torch.where(knee_db > 0, knee_db, torch.ones_like(knee_db))
+    in_knee = (excess + 0.5 * knee_db).clamp_min(0.0).square() / (2.0 * width)
+    return -slope * torch.where(excess >= 0.5 * knee_db, excess, in_knee)
