@@ -1,0 +1,80 @@
+"""One table of the physical parameters, and the way to and from unconstrained numbers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+_SATURATED = 30.0
+"""Unconstrained values beyond ±30 change a float64 sigmoid by less than 1e-13; the ends of a range are put there."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A physical parameter: what it is called, where it may lie, and where a fit starts.
+
+    Args:
+        name: as in :class:`~ddsp_la2a.dsp.compressor.CompressorParams`, unit at its end.
+        low, high: range in that unit.
+        scale: ``log`` for what the ear and the knob take in ratios, else ``linear``.
+        start: value from which a fit starts.
+        meaning: one line for tables and figures.
+    """
+
+    name: str
+    low: float
+    high: float
+    scale: Literal["linear", "log"]
+    start: float
+    meaning: str
+
+    def scaled(self, physical: Tensor) -> Tensor:
+        """The value on its scale: itself or its natural logarithm."""
+        return physical.log() if self.scale == "log" else physical
+
+    def unscaled(self, scaled: Tensor) -> Tensor:
+        """Inverse of :meth:`scaled`."""
+        return scaled.exp() if self.scale == "log" else scaled
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = like.new_tensor([self.low]), like.new_tensor([self.high])
+        return self.scaled(low), self.scaled(high)
+
+    def to_physical(self, unconstrained: Tensor) -> Tensor:
+        """Physical value: low + (high − low) · sigmoid(u) on the parameter's scale; never out of range."""
+        low, high = self._ends(unconstrained)
+        # Rounding in exp(log(…)) may step over the end by one unit in the last place.
+        return self.unscaled(low + (high - low) * torch.sigmoid(unconstrained)).clamp(self.low, self.high)
+
+    def to_unconstrained(self, physical: Tensor) -> Tensor:
+        """Inverse of :meth:`to_physical`; the ends of the range become ±30.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        outside = ~((physical >= self.low) & (physical <= self.high))
+        if bool(outside.any()):
+            got = physical[outside].flatten()[0].item()
+            raise ValueError(f"{self.name}: expected {self.low:g} to {self.high:g}, got {got:g}")
+        low, high = self._ends(physical)
+        return torch.logit((self.scaled(physical) - low) / (high - low)).clamp(-_SATURATED, _SATURATED)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a model file."""
+        return asdict(self)
+
+
+CARD_PARAMETERS = (
+    Parameter("threshold_db", -70.0, 0.0, "linear", -25.0, "level at the centre of the knee, dBFS"),
+    Parameter("ratio", 1.0, 100.0, "log", 4.0, "input dB per output dB far above the threshold"),
+    Parameter("knee_db", 0.0, 40.0, "linear", 6.0, "width of the knee, dB"),
+    Parameter("attack_ms", 0.05, 300.0, "log", 5.0, "10–90 % time of falling gain, ms"),
+    Parameter("release_ms", 5.0, 5000.0, "log", 250.0, "10–90 % time of rising gain, ms"),
+)
+"""What depends on the controls: a row of the learned card."""
+
+MAKEUP = Parameter("makeup_db", -24.0, 24.0, "linear", 0.0, "gain after compression, dB")
+"""What belongs to the device: its output gain never moved while it was recorded."""

@@ -1,0 +1,125 @@
+"""Model files: safetensors with JSON metadata. Nothing in them can run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
+from ddsp_la2a.model.grey_box import GreyBox
+from ddsp_la2a.model.parameters import Parameter
+
+FORMAT_VERSION = 1
+_KEY = "ddsp_la2a"
+
+
+def _content_hash(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True, ensure_ascii=False).encode("utf-8"))
+    for name in sorted(tensors):
+        digest.update(name.encode("utf-8"))
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
+    """Write a model file: a temporary file beside it, then a rename, so that it is there whole or not at all."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: expected an existing folder to write into, got none at {path.parent}")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "family": "compressor",
+        "controls": model.controls.config(),
+        "info": model.info,
+    }
+    metadata = {_KEY: json.dumps({**description, "content_sha256": _content_hash(description, tensors)})}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(to_bytes(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> GreyBox:
+    """Read a model: a file that ``save`` wrote, or ``"published"`` for the 26 published 4A-2A settings.
+
+    Args:
+        path: a model file, or the word ``published``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no model file, of a newer format, damaged, or holds values out of range.
+
+    References:
+        Yu & Fazekas 2025, "Sound Matching an Analogue Levelling Amplifier Using the Newton-Raphson Method", AES AIMLA
+        (arXiv 2509.10706), for the published settings.
+    """
+    if str(path) == "published":
+        return _published()
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a model file (or the word 'published'), got no file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        description = json.loads(metadata[_KEY])
+        expected_hash = description.pop("content_sha256")
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: expected a ddsp_la2a model file, got something else or a damaged one") from error
+    if description.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: expected format version {FORMAT_VERSION}, got {description.get('format_version')}; "
+            "install a ddsp_la2a that knows it"
+        )
+    if _content_hash(description, tensors) != expected_hash:
+        raise ValueError(f"{path}: expected content hash {expected_hash[:12]}…, got another: the file was changed")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError(f"{path}: expected finite weights, got NaN or infinity")
+    try:
+        controls = _controls(description["controls"], tensors)
+        model = GreyBox(controls, description["info"])
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: expected the weights that its description names, got others ({error})") from error
+    return model.eval()
+
+
+def _controls(config: dict[str, Any], tensors: dict[str, Tensor]) -> ControlNet | ParameterTable:
+    parameters = tuple(Parameter(**row) for row in config["parameters"])
+    if any(not p.low < p.high or (p.scale == "log" and p.low <= 0) for p in parameters):
+        raise ValueError("a parameter's range is empty")
+    if config["type"] == "control-net":
+        return ControlNet(tuple(config["hidden"]), parameters)
+    if config["type"] == "table":
+        settings = pd.DataFrame(config["settings"], columns=list(CONTROLS))
+        starts = settings.assign(**{p.name: p.start for p in parameters})
+        table = ParameterTable(starts, nearest=bool(config["nearest"]))
+        table.parameters_table = parameters
+        return table
+    raise ValueError(f"control type {config['type']!r} is not known")
+
+
+def _published() -> GreyBox:
+    text = resources.files("ddsp_la2a.model").joinpath("published_4a2a.json").read_text(encoding="utf-8")
+    data = json.loads(text)
+    settings = pd.DataFrame(data["settings"]).assign(knee_db=0.0)
+    info = {key: data[key] for key in ("citation", "licence_note", "source")}
+    return GreyBox(ParameterTable(settings), info).eval()
