@@ -1,0 +1,219 @@
+"""What is wrong with which pair of recordings, how badly, and what to do.
+
+===================== ====================== ==============================================================
+finding               severity               meaning
+===================== ====================== ==============================================================
+missing_partner       error                  an input without target or a target without input
+name_not_understood   warning                a WAV file whose name says neither input nor target
+unreadable            error                  not an audio file, or cut within its header
+header_length         error, warning         the header promises another length than the file holds
+header_fields         error                  rate, channels and sample size of the header contradict one another
+sample_rate_differs   error                  within the pair, or from most of the data set
+channels_differ       error                  within the pair
+not_mono              error                  both have several channels
+stretch_outside_file  error                  start_frame, stop_frame reach beyond an end
+too_short             error                  less than a second in common
+length_differs        warning, error         an end is missing (can be repaired), or a beginning (can't)
+not_finite            error                  NaN or infinite samples
+silence               error, warning,        a whole file; one file where the other sounds;
+                      information            more than half of both
+clipping              warning, information   runs at full scale in the target; in the input
+lag                   information            delay of the target in samples, for every pair that allows it
+lag_differs           error, warning         more than two samples from the data set's median; from zero
+lag_ambiguous         warning                the recording repeats itself, its delay can't be told
+unrelated             error                  the target wasn't made from this input
+polarity_inverted     error                  the target is upside down
+swapped_pair          error, warning         the target has more dynamics than the input: clearly; a little
+duplicate_id          warning                one number, several targets or inputs
+across_splits         information            input and target lie in different folders
+known_erratum         information            the data set's authors know of it
+===================== ====================== ==============================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ddsp_la2a.data.alignment import STRETCH_FRAMES, alignment
+from ddsp_la2a.data.audio import audio_info, read_audio
+from ddsp_la2a.data.frame import COLUMNS, STRETCH_COLUMNS
+from ddsp_la2a.data.index import read_frame
+from ddsp_la2a.data.judgements import (
+    Pair,
+    judge_identity,
+    judge_lags_and_lengths,
+    judge_levels,
+    judge_rates,
+    judge_samples,
+    without_partner,
+)
+from ddsp_la2a.data.scan import LEVELS_PER_SECOND, Scan, scan
+from ddsp_la2a.data.wav_header import header_faults
+
+logger = logging.getLogger(__name__)
+
+FINDING_COLUMNS = (*COLUMNS[:5], "finding", "severity", "value", "advice", "path")
+"""Columns of what :func:`check` returns."""
+
+_STRETCHES = 48
+_LIKENESS_FLOOR = 0.1
+_NO_PEAK, _AMBIGUOUS = 0.5, 0.8
+
+
+def check(frame: pd.DataFrame | str | Path, *, progress: Callable[[int, int], object] | None = None) -> pd.DataFrame:
+    """Look for everything that can be wrong with a data set; the table is in the module's docstring.
+
+    Files are read in blocks, so memory doesn't grow with their length.
+
+    Args:
+        frame: frame, CSV file or data set folder, see :func:`~ddsp_la2a.data.index.read_frame`. Files without a
+            partner are known only of a folder or of what ``index`` gave.
+        progress: called with the number of pairs done and their total after each.
+
+    Returns:
+        one row a finding: what identifies the pair, ``finding``, ``severity`` (error, warning, information), ``value``
+        (number or text), ``advice``, ``path`` of the file meant, the target's for what concerns both. Every pair whose
+        delay can be measured has a row ``lag``.
+
+    Raises:
+        FileNotFoundError, ValueError: the frame itself isn't valid.
+    """
+    frame = read_frame(frame)
+    rows = list(frame.itertuples(index=False))
+    scans: dict[tuple[str, int, int], Scan] = {}
+    pairs: list[Pair] = []
+    for row in rows:
+        pairs.append(_measured(row, scans))
+        if progress is not None:
+            progress(len(pairs), len(rows))
+    judge_rates(pairs)
+    judge_lags_and_lengths(pairs)
+    judge_identity(pairs)
+    found = [finding for pair in pairs for finding in pair.findings]
+    found.extend(finding for file in frame.attrs.get("unpaired", []) for finding in without_partner(file))
+    findings = pd.DataFrame(found, columns=list(FINDING_COLUMNS))
+    # Files without a partner may have no number, take or setting; integers stay integers beside them.
+    numbers = dict.fromkeys(("track_id", "compress_or_limit", "peak_reduction"), "Int64")
+    return findings.astype({**numbers, "value": object})
+
+
+def apply_findings(frame: pd.DataFrame | str | Path, findings: pd.DataFrame) -> pd.DataFrame:
+    """Frame without the pairs that have an error, and limited to the common stretch where an end is missing.
+
+    Args:
+        frame: what was given to :func:`check`.
+        findings: what it returned; rows may have been taken out by hand.
+
+    Returns:
+        a new frame; with ``start_frame`` and ``stop_frame`` where one was limited. What was left out is logged.
+
+    Raises:
+        FileNotFoundError, ValueError: the frame isn't valid, or no pair is left.
+    """
+    frame = read_frame(frame)
+    paths = frame[["raw_audio_path", "processed_audio_path"]]
+    errors = findings[findings["severity"] == "error"]
+    wrong = paths.isin(set(errors["path"])).any(axis=1)
+    for row in frame[wrong].itertuples(index=False):
+        mine = errors[errors["path"].isin([row.raw_audio_path, row.processed_audio_path])]
+        logger.warning("left out %s: %s", row.processed_audio_path, ", ".join(mine["finding"].unique()))
+    if wrong.all():
+        raise ValueError(
+            "frame: expected a pair without an error, got none; look at the findings and correct the files"
+        )
+    clean = frame[~wrong].reset_index(drop=True)
+    clean.attrs = {}
+    uneven = set(findings.loc[findings["finding"] == "length_differs", "path"])
+    if not clean["processed_audio_path"].isin(uneven).any():
+        return clean
+    stops = []
+    for row in clean.itertuples(index=False):
+        shortest = min(audio_info(str(path)).frames for path in (row.raw_audio_path, row.processed_audio_path))
+        stops.append(min(shortest, getattr(row, "stop_frame", shortest)))
+        if row.processed_audio_path in uneven:
+            logger.warning("limited %s to its first %d frames", row.processed_audio_path, stops[-1])
+    starts = clean["start_frame"] if "start_frame" in clean.columns else 0
+    clean = clean.assign(start_frame=starts, stop_frame=np.array(stops, dtype=np.int64))
+    return clean[[*COLUMNS, *STRETCH_COLUMNS, *(name for name in clean if name not in (*COLUMNS, *STRETCH_COLUMNS))]]
+
+
+def _measured(row: Any, scans: dict[tuple[str, int, int], Scan]) -> Pair:
+    """All that can be said about a pair without knowing the others."""
+    pair = Pair(row)
+    infos = []
+    for path in (row.raw_audio_path, row.processed_audio_path):
+        try:
+            infos.append(audio_info(str(path)))
+        except ValueError as error:
+            pair.add("unreadable", "error", str(error), "copy or record the file again", path)
+            continue
+        for finding, severity, value, advice in header_faults(path):
+            pair.add(finding, severity, value, advice, path)
+    if len(infos) < 2:
+        return pair
+    pair.raw, pair.processed = raw, processed = infos
+    if raw.channels != processed.channels:
+        pair.add("channels_differ", "error", f"{raw.channels} and {processed.channels}", "export both as mono")
+    elif raw.channels != 1:
+        pair.add("not_mono", "error", raw.channels, "export both as mono")
+    if raw.sample_rate != processed.sample_rate:
+        value = f"{raw.sample_rate} Hz and {processed.sample_rate} Hz"
+        pair.add("sample_rate_differs", "error", value, "resample one of the two, and measure its delay again")
+    if raw.channels == processed.channels == 1 and raw.sample_rate == processed.sample_rate:
+        common = min(raw.frames, processed.frames)
+        start, stop = getattr(row, "start_frame", 0), getattr(row, "stop_frame", common)
+        if stop > common:
+            value = f"{start} to {stop} of {common} frames"
+            pair.add("stretch_outside_file", "error", value, "change start_frame and stop_frame")
+        elif stop - start < raw.sample_rate:
+            pair.add("too_short", "error", stop - start, "drop it, less than a second tells nothing")
+        else:
+            try:
+                _listen(pair, start, stop, raw.sample_rate, scans)
+            except ValueError as error:
+                pair.add("unreadable", "error", str(error), "copy or record the file again")
+    return pair
+
+
+def _listen(pair: Pair, start: int, stop: int, sample_rate: int, scans: dict[tuple[str, int, int], Scan]) -> None:
+    """Findings from the samples of a pair, whose headers agree."""
+    raw_path, processed_path = pair.row.raw_audio_path, pair.row.processed_audio_path
+    key = (raw_path, start, stop)  # one input may have many targets
+    if key not in scans:
+        scans[key] = scan(raw_path, start, stop, sample_rate)
+    x, y = scans[key], scan(processed_path, start, stop, sample_rate)
+    if judge_samples(pair, x, y):
+        return
+    aligned = alignment(_stretches(raw_path, processed_path, start, stop))
+    if aligned is None:
+        pair.add(
+            "silence", "warning", "too little sounds to measure the delay", "leave the pair out or record it again"
+        )
+        return
+    # A noisy recording may be little like its input and still have one clear peak.
+    if aligned.likeness < _LIKENESS_FLOOR and aligned.ambiguity > _NO_PEAK:
+        advice = "look for its input; or its delay is beyond what is looked for"
+        pair.add("unrelated", "error", round(aligned.likeness, 4), advice)
+        return
+    if aligned.ambiguity > _AMBIGUOUS:
+        pair.add("lag_ambiguous", "warning", round(aligned.ambiguity, 3), "use a recording that doesn't repeat itself")
+        return
+    pair.lag = aligned.lag_samples
+    pair.add("lag", "information", round(aligned.lag_samples, 3), "nothing")
+    if aligned.polarity < 0:
+        pair.add("polarity_inverted", "error", -1, "multiply the target by -1")
+    judge_levels(pair, x, y, round(aligned.lag_samples * LEVELS_PER_SECOND / sample_rate))
+
+
+def _stretches(raw_path: str, processed_path: str, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    length = min(STRETCH_FRAMES, stop - start)
+    count = min(_STRETCHES, 2 * (stop - start) // length)
+    for first in np.unique(np.linspace(start, stop - length, count).astype(int)):
+        begin, end = int(first), int(first) + length
+        yield read_audio(raw_path, begin, end)[0], read_audio(processed_path, begin, end)[0]

@@ -1,0 +1,147 @@
+"""The frame: one row a pair of recordings, and what has to hold for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+COLUMNS = (
+    "track_id",
+    "split",
+    "take",
+    "compress_or_limit",
+    "peak_reduction",
+    "raw_audio_path",
+    "processed_audio_path",
+    "source",
+)
+"""Columns of every frame, in this order."""
+
+STRETCH_COLUMNS = ("start_frame", "stop_frame")
+"""Optional columns that limit a row to a stretch of its two files; the stop is exclusive."""
+
+SOURCES = ("hardware", "hardware-postprocessed", "simulated", "plug-in")
+"""Where a recording may come from; no mean runs across sources."""
+
+_WHOLE_NUMBERS = {
+    "track_id": (0, 10**15),
+    "compress_or_limit": (0, 1),
+    "peak_reduction": (0, 100),
+    "start_frame": (0, 2**53),
+    "stop_frame": (1, 2**53),
+}
+_PATHS = ("raw_audio_path", "processed_audio_path")
+
+
+def validated(frame: pd.DataFrame, name: str, folder: Path, first_line: int | None = None) -> pd.DataFrame:
+    """Copy of a frame with every type, range and path checked.
+
+    Args:
+        frame: at least the columns of :data:`COLUMNS` but ``source``, which is ``hardware`` unless given; either both
+            :data:`STRETCH_COLUMNS` or none; further columns are kept.
+        name: what to call the frame in messages.
+        folder: where relative paths start.
+        first_line: line of the first row in a CSV file; None: rows are counted from 0.
+
+    Returns:
+        int64 and str columns, absolute posix paths, a fresh index.
+
+    Raises:
+        ValueError: names row and column, what was expected, what was found.
+    """
+
+    def row_name(row: int) -> str:
+        return f"{name}, row {row}" if first_line is None else f"{name}, line {row + first_line}"
+
+    missing = [column for column in COLUMNS[:-1] if column not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{name}: expected the columns {', '.join(COLUMNS)}, got {', '.join(map(str, frame.columns))}; "
+            f"add {', '.join(missing)}, or let index() make the frame"
+        )
+    stretch = [column for column in STRETCH_COLUMNS if column in frame.columns]
+    if len(stretch) == 1:
+        raise ValueError(f"{name}: expected both start_frame and stop_frame or neither, got {stretch[0]} alone")
+    if frame.empty:
+        raise ValueError(f"{name}: expected at least one pair of recordings, got a frame without rows")
+
+    clean = frame.reset_index(drop=True)
+    if "source" not in clean.columns:
+        clean["source"] = "hardware"
+    for column in [*COLUMNS[:1], *COLUMNS[3:5], *stretch]:
+        clean[column] = _whole_numbers(clean[column], column, row_name)
+    for column in ("split", "take", *_PATHS, "source"):
+        clean[column] = _texts(clean[column], column, row_name)
+    for row, split in enumerate(clean["split"]):
+        if not split or split != split.strip().lower():
+            raise ValueError(
+                f"{row_name(row)}, column split: expected a lower-case name such as 'train', got {split!r}"
+            )
+    for row, source in enumerate(clean["source"]):
+        if source not in SOURCES:
+            raise ValueError(f"{row_name(row)}, column source: expected one of {', '.join(SOURCES)}, got {source!r}")
+    for column in _PATHS:
+        clean[column] = _paths(clean[column], column, folder, row_name)
+    _refuse_overlap(clean, row_name)
+    others = [column for column in clean.columns if column not in (*COLUMNS, *STRETCH_COLUMNS)]
+    clean = clean[[*COLUMNS, *stretch, *others]]
+    clean.attrs = dict(frame.attrs)
+    return clean
+
+
+def _whole_numbers(values: pd.Series, column: str, row_name: Callable[[int], str]) -> pd.Series:
+    low, high = _WHOLE_NUMBERS[column]
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64").to_numpy()
+    wrong = ~((numbers >= low) & (numbers <= high) & (numbers == np.floor(numbers)))
+    if wrong.any():
+        row = int(wrong.argmax())
+        expected = f"a whole number from {low} to {high}" if high <= 100 else f"a whole number from {low} on"
+        got = values.tolist()[row]
+        raise ValueError(f"{row_name(row)}, column {column}: expected {expected}, got {got!r}; correct the value")
+    return pd.Series(numbers.astype("int64"), index=values.index)
+
+
+def _texts(values: pd.Series, column: str, row_name: Callable[[int], str]) -> pd.Series:
+    # Paths of one's own frame may well be pathlib's.
+    texts: list[Any] = [value.as_posix() if isinstance(value, Path) else value for value in values.tolist()]
+    for row, value in enumerate(texts):
+        if not isinstance(value, str):
+            raise ValueError(f"{row_name(row)}, column {column}: expected text, got {value!r}; fill the cell")
+    return pd.Series(texts, index=values.index).astype(str)
+
+
+def _paths(values: pd.Series, column: str, folder: Path, row_name: Callable[[int], str]) -> pd.Series:
+    paths = [(folder / value).resolve() for value in values]
+    for row, path in enumerate(paths):
+        if not path.is_file():
+            raise ValueError(f"{row_name(row)}, column {column}: expected an audio file, but there is none at {path}")
+    return pd.Series([path.as_posix() for path in paths], index=values.index).astype(str)
+
+
+def _refuse_overlap(frame: pd.DataFrame, row_name: Callable[[int], str]) -> None:
+    """No second of a target may occur twice: within a split it would count double, across splits it would leak."""
+    if "start_frame" not in frame.columns:
+        repeated = frame["processed_audio_path"].duplicated().to_numpy()
+        if repeated.any():
+            row = int(repeated.argmax())
+            path = frame["processed_audio_path"].iloc[row]
+            raise ValueError(f"{row_name(row)}: expected every target once, got {path} again; drop one of the rows")
+        return
+    empty = (frame["start_frame"] >= frame["stop_frame"]).to_numpy()
+    if empty.any():
+        row = int(empty.argmax())
+        start, stop = frame["start_frame"].iloc[row], frame["stop_frame"].iloc[row]
+        raise ValueError(f"{row_name(row)}: expected start_frame below stop_frame, got {start} and {stop}")
+    for _, rows in frame.groupby("processed_audio_path"):
+        ordered = rows.sort_values(["start_frame", "stop_frame"])
+        overlap = ordered["start_frame"].to_numpy()[1:] < ordered["stop_frame"].to_numpy()[:-1]
+        if overlap.any():
+            first, second = ordered.index.to_numpy()[[overlap.argmax(), overlap.argmax() + 1]]
+            raise ValueError(
+                f"{row_name(int(second))}: expected stretches of a target that don't overlap, but this one shares "
+                f"frames of {ordered['processed_audio_path'].iloc[0]} with row {first}; change its start or stop"
+            )

@@ -1,0 +1,189 @@
+"""The judgements behind :mod:`ddsp_la2a.data.check`: from what was measured to findings, one pair or all of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddsp_la2a.data.alignment import expansion
+from ddsp_la2a.data.audio import AudioInfo
+from ddsp_la2a.data.frame import COLUMNS
+from ddsp_la2a.data.index import SPLITS
+from ddsp_la2a.data.scan import LEVELS_PER_SECOND, Scan
+
+LAG_TOLERANCE_SAMPLES = 2.0
+"""Farthest a pair's delay may lie from the data set's median."""
+
+_SILENT_PEAK = 1e-4
+_GAP_SECONDS = 0.5
+_SILENT_DB, _SOUNDING_DB, _PAUSE_DB = -90.0, -40.0, -80.0
+_SWAP_SURE, _SWAP_LIKELY = (0.5, 0.7), (0.3, 0.3)  # score of expansion(); spread of the gain in dB
+
+# Version 1.1 of the SignalTrain LA2A data set. Recordings this long aren't the demonstration's or a test's.
+_ERRATA_SECONDS = 600.0
+_DELAYED = "its target was once delayed by 8583 samples and is shorter, with the start of the input cut"
+_MOVED = "its input was shipped in Train and belongs in Val, beside its target"
+_ERRATA_PAIRS = {
+    (148, "3c", 0, 50): _DELAYED,
+    (149, "3c", 0, 55): _DELAYED,
+    (150, "3c", 0, 60): _DELAYED,
+    (152, "3c", 0, 70): _DELAYED,
+    (245, "2c", 1, 10): _MOVED,
+}
+_ERRATA_FILES = (
+    re.compile(r".*/train/target_235_LA2A_2c__0__70\.wav", re.I),
+    re.compile(r".*/val/input_236_\.wav", re.I),
+)
+
+
+@dataclass
+class Pair:
+    """A row of the frame while it is looked at."""
+
+    row: Any
+    raw: AudioInfo | None = None
+    processed: AudioInfo | None = None
+    lag: float | None = None
+    findings: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, finding: str, severity: str, value: Any, advice: str, path: str = "") -> None:
+        identity = {column: getattr(self.row, column) for column in COLUMNS[:5]}
+        path = path or self.row.processed_audio_path
+        self.findings.append(
+            identity | {"finding": finding, "severity": severity, "value": value, "advice": advice, "path": path}
+        )
+
+
+def judge_samples(pair: Pair, x: Scan, y: Scan) -> bool:
+    """Findings on single files; True where one of them is silent."""
+    silent = False
+    for result, path, is_target in ((x, pair.row.raw_audio_path, False), (y, pair.row.processed_audio_path, True)):
+        if result.not_finite:
+            advice = "copy or export the file again; a single such sample spoils a fit"
+            pair.add("not_finite", "error", result.not_finite, advice, path)
+        if result.clipped:
+            severity = "warning" if is_target else "information"
+            advice = "record again with less gain" if is_target else "harmless if the unit was fed with it"
+            pair.add("clipping", severity, result.clipped, advice, path)
+        if result.peak < _SILENT_PEAK:
+            silent = True
+            pair.add("silence", "error", "the whole file", "nothing was recorded; record again", path)
+    return silent
+
+
+def judge_levels(pair: Pair, x: Scan, y: Scan, late: int) -> None:
+    """Findings from the levels over time, the target's moved back by its delay in levels."""
+    levels_x = x.levels_db[max(-late, 0) :]
+    levels_y = y.levels_db[max(late, 0) :]
+    length = min(len(levels_x), len(levels_y))
+    levels_x, levels_y = levels_x[:length], levels_y[:length]
+    for quiet, loud, path in (
+        (levels_y, levels_x, pair.row.processed_audio_path),
+        (levels_x, levels_y, pair.row.raw_audio_path),
+    ):
+        missing = int(((quiet < _SILENT_DB) & (loud > _SOUNDING_DB)).sum())
+        if missing >= _GAP_SECONDS * LEVELS_PER_SECOND:
+            value = f"{missing / LEVELS_PER_SECOND:.1f} s where the partner sounds"
+            pair.add("silence", "warning", value, "a gap in the recording; limit the row to a stretch without it", path)
+    if length and np.mean((levels_x < _PAUSE_DB) & (levels_y < _PAUSE_DB)) > 0.5:
+        pair.add("silence", "information", "more than half of both files", "little is learned from it")
+    gain = expansion(levels_x, levels_y)
+    if gain is None:
+        return
+    score, spread_db = gain
+    if score > _SWAP_SURE[0] and spread_db > _SWAP_SURE[1]:
+        severity, advice = "error", "exchange the two files"
+    elif score > _SWAP_LIKELY[0] and spread_db > _SWAP_LIKELY[1]:
+        severity, advice = "warning", "listen which of the two is compressed"
+    else:
+        return
+    value = f"the gain rises with the level (score {score:.2f} of 2), its standard deviation is {spread_db:.1f} dB"
+    pair.add("swapped_pair", severity, value, advice)
+
+
+def judge_rates(pairs: list[Pair]) -> None:
+    """Pairs whose rate isn't that of most."""
+    rates = Counter(pair.raw.sample_rate for pair in pairs if pair.raw and pair.processed)
+    for pair in pairs:
+        if pair.raw and pair.processed and pair.raw.sample_rate == pair.processed.sample_rate:
+            usual = rates.most_common(1)[0][0]
+            if pair.raw.sample_rate != usual:
+                value = f"{pair.raw.sample_rate} Hz, most have {usual} Hz"
+                pair.add("sample_rate_differs", "error", value, "resample the pair or use it on its own")
+
+
+def judge_lags_and_lengths(pairs: list[Pair]) -> None:
+    """Delays against the median, and which end is missing where lengths differ."""
+    lags = np.sort([pair.lag for pair in pairs if pair.lag is not None])
+    # Of an even number the middle one nearer to zero: the mean of both may be a delay that no pair has.
+    middle = lags[(len(lags) - 1) // 2 : len(lags) // 2 + 1]
+    median = float(middle[np.abs(middle).argmin()]) if len(middle) else 0.0
+    for pair in pairs:
+        away = 0.0 if pair.lag is None else pair.lag - median
+        if abs(away) > LAG_TOLERANCE_SAMPLES:
+            value = f"{pair.lag:.2f} samples, median {median:.2f}"
+            cut = "target" if away > 0 else "input"
+            advice = f"cut the first {abs(round(away))} samples of the {cut}, and what is too long at the other's end"
+            pair.add("lag_differs", "error", value, advice)
+        elif pair.lag is not None and abs(pair.lag) > LAG_TOLERANCE_SAMPLES:
+            advice = "all targets are late or early by about as much; move them by the median"
+            pair.add("lag_differs", "warning", f"{pair.lag:.2f} samples, as the median", advice)
+        if pair.raw is None or pair.processed is None or pair.raw.sample_rate != pair.processed.sample_rate:
+            continue
+        missing = pair.raw.frames - pair.processed.frames
+        if not missing or hasattr(pair.row, "stop_frame"):
+            continue
+        shorter = "target" if missing > 0 else "input"
+        if abs(away) <= LAG_TOLERANCE_SAMPLES:
+            value = f"the last {abs(missing)} samples of the {shorter} are missing"
+            pair.add("length_differs", "warning", value, "apply_findings limits the row to what both have")
+        else:
+            late = round(away)
+            lacking = f"the target lacks the first {-late} samples"
+            head = f"the target starts {late} samples late" if late > 0 else lacking
+            tail = missing + late  # where the input ends in the target, against the target's end
+            end = f"the {'target' if tail > 0 else 'input'} lacks the last {abs(tail)}" if tail else "both end together"
+            pair.add("length_differs", "error", f"{head}, {end}", "cut the beginnings alike; cutting the ends won't do")
+
+
+def judge_identity(pairs: list[Pair]) -> None:
+    """Numbers that stand for several targets, pairs across folders, and what the authors know of."""
+    files: dict[int, set[str]] = {}
+    for pair in pairs:
+        files.setdefault(pair.row.track_id, set()).add(pair.row.processed_audio_path)
+    for pair in pairs:
+        row = pair.row
+        if len(files[row.track_id]) > 1:
+            advice = "make sure that each was made from its input, and give each a number of its own"
+            pair.add("duplicate_id", "warning", f"{len(files[row.track_id])} targets", advice)
+        folders = [Path(path).parent.as_posix() for path in (row.raw_audio_path, row.processed_audio_path)]
+        across = folders[0].lower() != folders[1].lower() and Path(folders[1]).name.lower() == row.split
+        long = pair.processed is not None and pair.processed.seconds > _ERRATA_SECONDS
+        erratum = _ERRATA_PAIRS.get((row.track_id, row.take, row.compress_or_limit, row.peak_reduction))
+        if erratum and long and (across or erratum != _MOVED):
+            pair.add("known_erratum", "information", erratum, "nothing, unless there is an error beside it")
+        if across and Path(folders[0]).name.lower() in SPLITS:
+            advice = f"nothing; the pair counts as {row.split}"
+            pair.add("across_splits", "information", f"the input lies in {Path(folders[0]).name}", advice)
+
+
+def without_partner(file: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Findings on a file that :func:`~ddsp_la2a.data.index.index` left over."""
+    finding = {column: file[column] for column in COLUMNS[:5]} | {"path": file["path"]}
+    finding["take"] = file["take"] or ""
+    if file["kind"] == "unknown":
+        advice = "rename the file if it is one of the recordings"
+        finding |= {"finding": "name_not_understood", "severity": "warning"}
+        yield finding | {"value": file["reason"], "advice": advice}
+        return
+    advice = "find its partner or delete it; it isn't used"
+    yield finding | {"finding": "missing_partner", "severity": "error", "value": file["reason"], "advice": advice}
+    if any(pattern.fullmatch(file["path"]) for pattern in _ERRATA_FILES):
+        value = "shipped without a partner"
+        yield finding | {"finding": "known_erratum", "severity": "information", "value": value, "advice": "delete it"}
