@@ -8,7 +8,8 @@ tables as a model that knows neither the knob nor the switch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -252,6 +253,7 @@ class NumpyCompressor:
 
     Args:
         threshold_db, ratio, knee_db, attack_ms, release_ms, makeup_db: as :func:`compressor`.
+        info: what a table of scores says about it, such as how it was fitted.
     """
 
     threshold_db: float = -20.0
@@ -260,6 +262,7 @@ class NumpyCompressor:
     attack_ms: float = 5.0
     release_ms: float = 250.0
     makeup_db: float = 0.0
+    info: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def process(
         self, audio: ArrayLike, sample_rate: float, *, compress_or_limit: int, peak_reduction: float

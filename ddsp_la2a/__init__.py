@@ -1,3 +1,37 @@
-"""Differentiable grey-box modelling of the Teletronix LA-2A levelling amplifier."""
+"""Differentiable grey-box modelling of the Teletronix LA-2A levelling amplifier.
+
+Most users need only :func:`load`, :func:`index`, :func:`check`, :func:`fit` and :func:`evaluate`.
+"""
+
+from ddsp_la2a.data.check import apply_findings, check
+from ddsp_la2a.data.demo import render_demo
+from ddsp_la2a.data.index import index, read_frame
+from ddsp_la2a.data.segments import SegmentDataset, segments
+from ddsp_la2a.dsp.compressor import CompressorParams, compressor
+from ddsp_la2a.dsp.stream import Stream
+from ddsp_la2a.evaluation.evaluate import evaluate
+from ddsp_la2a.fitting.fit import FitResult, fit
+from ddsp_la2a.model.control_net import ControlNet
+from ddsp_la2a.model.grey_box import GreyBox
+from ddsp_la2a.model.storage import load
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CompressorParams",
+    "ControlNet",
+    "FitResult",
+    "GreyBox",
+    "SegmentDataset",
+    "Stream",
+    "apply_findings",
+    "check",
+    "compressor",
+    "evaluate",
+    "fit",
+    "index",
+    "load",
+    "read_frame",
+    "render_demo",
+    "segments",
+]

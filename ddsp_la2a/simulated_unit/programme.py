@@ -15,6 +15,10 @@ _VOWELS_HZ = ((730, 1090, 2440), (530, 1840, 2480), (270, 2290, 3010), (570, 840
 _FORMANT_BANDWIDTH_HZ = 90.0
 _SHARES = {"band": 6, "drums": 2, "plucked": 2, "bowed": 2, "voice": 2, "bursts": 1, "sweep": 1, "steps": 2}
 _FADE_S = 0.005
+_TILT_HZ = 800.0
+"""Above this the spectrum falls by 6 dB an octave. Of the six real clips at hand 0.2–2.8 % of the (DC-filtered) energy
+lies above 3 kHz; without the tilt it is 15 % here, and the phase of an analogue output path then outweighs all that a
+compressor does to the error."""
 
 
 def render_programme(seconds: float, sample_rate: float, *, seed: int | list[int], pause_s: float = 5.0) -> np.ndarray:
@@ -49,8 +53,10 @@ def render_programme(seconds: float, sample_rate: float, *, seed: int | list[int
     names = rng.permutation(list(_SHARES)).tolist()
     ends = np.cumsum([_SHARES[name] for name in names]) / sum(_SHARES.values())
     edges = [0, *(round(end * seconds_to_frames(seconds - pause_s, sample_rate)) for end in ends)]
+    tilt = signal.butter(1, _TILT_HZ, fs=sample_rate)
     passages = [
-        _faded(_normalised(getattr(players, name)(end - start)), sample_rate) * db_to_amplitude(rng.uniform(-9.0, 0.0))
+        _faded(_normalised(signal.lfilter(*tilt, getattr(players, name)(end - start))), sample_rate)
+        * db_to_amplitude(rng.uniform(-9.0, 0.0))
         for name, start, end in zip(names, edges[:-1], edges[1:], strict=True)
     ]
     passages.insert(int(rng.integers(2, len(passages) // 2 + 1)), np.zeros(seconds_to_frames(pause_s, sample_rate)))

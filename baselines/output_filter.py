@@ -1,0 +1,88 @@
+"""Any model followed by the gain or short linear filter that fits the training rows best.
+
+What a linear stage alone explains must not be counted as compression, so every table holds these rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.linalg import solve_toeplitz
+from scipy.signal import correlate, lfilter
+
+from ddsp_la2a.data.audio import audio_info, read_audio
+from ddsp_la2a.evaluation.evaluate import SKIP_S, Model
+from ddsp_la2a.evaluation.metrics import DC_FILTER
+
+_RIDGE = 1e-9
+_LONGEST_S = 60.0
+
+
+class Filtered:
+    """A model and, for every training setting, one gain (``taps=1``) or one symmetric-span FIR filter after it.
+
+    Least squares on the DC-filtered signals of the training rows, the first second left out. The filter spans
+    (taps − 1) / 2 samples to either side, because targets lead their inputs by up to a sample; that latency is
+    compensated. A setting that wasn't trained gets the filter of the nearest one with the same switch position.
+
+    Args:
+        model: anything with ``process``.
+        frame: rows to fit; of each at most the first minute is used.
+        taps: odd number of coefficients.
+    """
+
+    def __init__(self, model: Model, frame: pd.DataFrame, taps: int) -> None:
+        self._model = model
+        self._half = taps // 2
+        sums: dict[tuple[int, int], tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+        for row in frame.to_dict("records"):
+            setting = (int(row["compress_or_limit"]), int(row["peak_reduction"]))
+            auto, cross = self._products(row, setting, taps)
+            before = sums.get(setting, (np.zeros(taps), np.zeros(taps)))
+            sums[setting] = (before[0] + auto, before[1] + cross)
+        self.filters: dict[tuple[int, int], NDArray[np.float64]] = {}
+        for setting, (auto, cross) in sums.items():
+            auto[0] *= 1.0 + _RIDGE
+            self.filters[setting] = solve_toeplitz(auto, cross) if auto[0] > 0 else np.eye(taps)[self._half]
+        inner = dict(getattr(model, "info", {}))
+        self.info: dict[str, Any] = {
+            **inner,
+            "parameters": (inner.get("parameters") or 0) + taps * len(self.filters),
+            "settings_seen": sorted(self.filters),
+        }
+
+    def _products(self, row: Any, setting: tuple[int, int], taps: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Auto- and cross-correlation of the model's output with the target, lags −half … half."""
+        info = audio_info(row["processed_audio_path"])
+        frames = min(info.frames, audio_info(row["raw_audio_path"]).frames)
+        start, stop = int(row.get("start_frame", 0)), int(row.get("stop_frame", frames))
+        stop = min(stop, start + round(_LONGEST_S * info.sample_rate))
+        raw, _ = read_audio(row["raw_audio_path"], start, stop)
+        target, _ = read_audio(row["processed_audio_path"], start, stop)
+        output = self._model.process(raw, info.sample_rate, compress_or_limit=setting[0], peak_reduction=setting[1])
+        skip = round(SKIP_S * info.sample_rate)
+        a = lfilter(*DC_FILTER, output.astype(np.float64))[skip:]
+        b = lfilter(*DC_FILTER, target.astype(np.float64))[skip:]
+        middle = len(a) - 1
+        auto = correlate(a, a, method="fft")[middle : middle + taps]
+        cross = correlate(b, a, method="fft")[middle - self._half : middle + self._half + 1]
+        return auto, cross
+
+    def process(
+        self, audio: NDArray[np.floating], sample_rate: float, *, compress_or_limit: int, peak_reduction: float
+    ) -> NDArray[np.floating]:
+        """Output of the model through the filter, latency compensated; ``(time,)`` or ``(batch, time)``."""
+        output = self._model.process(
+            np.asarray(audio, dtype=np.float32),
+            sample_rate,
+            compress_or_limit=compress_or_limit,
+            peak_reduction=int(peak_reduction),
+        )
+        same_switch = [s for s in self.filters if s[0] == compress_or_limit] or list(self.filters)
+        taps = self.filters[min(same_switch, key=lambda s: abs(s[1] - peak_reduction))]
+        padding = np.zeros((*output.shape[:-1], self._half))
+        filtered = lfilter(taps, [1.0], np.concatenate([output, padding], axis=-1))
+        return filtered[..., self._half :].astype(output.dtype)

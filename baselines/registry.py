@@ -1,0 +1,68 @@
+"""The baselines by name, as the entry-point group ``ddsp_la2a.models`` lists them.
+
+An entry point of that group is a function ``build(frame, *, budget_s, seed, progress)`` that fits on the rows whose
+split is ``train`` (and may watch ``val``) and returns something with ``process``. A package of yours can register its
+own; ``ddsp-la2a demo`` and ``fit`` find it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+import ddsp_la2a as la
+from baselines.identity import Identity
+from baselines.lstm import ConditionedLSTM, train_lstm
+from baselines.numpy_compressor import NumpyCompressor
+from baselines.output_filter import Filtered
+from baselines.published import Published
+
+FILTER_TAPS = 33
+
+
+def _train_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["split"] == "train"]
+
+
+def identity(frame: pd.DataFrame, **_: Any) -> Identity:
+    """No processing."""
+    return Identity()
+
+
+def identity_filter(frame: pd.DataFrame, **_: Any) -> Filtered:
+    """No processing but the output filter, 33 taps a setting."""
+    return Filtered(Identity(), _train_rows(frame), FILTER_TAPS)
+
+
+def published_gain(frame: pd.DataFrame, **_: Any) -> Filtered:
+    """The published parameters with one gain a setting."""
+    return Filtered(Published(), _train_rows(frame), 1)
+
+
+def published_filter(frame: pd.DataFrame, **_: Any) -> Filtered:
+    """The published parameters with the output filter, 33 taps a setting."""
+    return Filtered(Published(), _train_rows(frame), FILTER_TAPS)
+
+
+def numpy_single(frame: pd.DataFrame, *, seed: int = 0, progress: bool = False, **_: Any) -> NumpyCompressor:
+    """The numpy reference at the one static setting that fits all training rows best, whatever the knob says."""
+    one_setting = _train_rows(frame).assign(compress_or_limit=0, peak_reduction=0)
+    fitted = la.fit(one_setting, per_setting=True, seed=seed, progress=progress)
+    parameters = {name: float(value) for name, value in vars(fitted.model.params(0, 0)).items()}
+    return NumpyCompressor(**parameters, info={"parameters": len(parameters), **_how(fitted)})
+
+
+def nearest_setting(frame: pd.DataFrame, *, seed: int = 0, progress: bool = False, **_: Any) -> la.GreyBox:
+    """A compressor fitted to every training setting on its own; other settings take the nearest one's."""
+    fitted = la.fit(_train_rows(frame), per_setting=True, seed=seed, progress=progress)
+    return fitted.model
+
+
+def lstm_32(frame: pd.DataFrame, *, budget_s: float, seed: int = 0, progress: bool = False) -> ConditionedLSTM:
+    """A conditioned LSTM with 32 units, trained for at most ``budget_s`` seconds."""
+    return train_lstm(frame, budget_s=budget_s, seed=seed, progress=progress)
+
+
+def _how(fitted: la.FitResult) -> dict[str, Any]:
+    return {name: fitted.config.get(name) for name in ("train_seconds", "converged", "seed")}

@@ -1,0 +1,285 @@
+"""The command line. Errors are one line and exit status 2."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+import soundfile
+from tqdm import tqdm
+
+import ddsp_la2a as la
+from ddsp_la2a import compare as workflow
+from ddsp_la2a.data.audio import audio_info, replacing
+from ddsp_la2a.data.index import write_frame
+from ddsp_la2a.data.splits import PROTOCOLS, split_by
+from ddsp_la2a.dsp.kernels import needs_compiling
+from ddsp_la2a.evaluation.evaluate import summary
+from ddsp_la2a.fitting.gradient import AdamSettings
+
+_BLOCK_FRAMES = 1 << 17
+
+_source = click.argument("source", metavar="ROOT|frame.csv", type=click.Path(path_type=Path))
+_out_folder = click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder for the results.")
+_seed = click.option("--seed", default=0, type=click.IntRange(0), show_default=True)
+_split = click.option(
+    "--split", default="shipped", type=click.Choice(PROTOCOLS), show_default=True, help="What is fitted, what scored."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(la.__version__, prog_name="ddsp-la2a")
+def command() -> None:
+    """Fit, look at and use explicit models of the LA-2A levelling amplifier."""
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _bar(description: str, unit: str) -> Callable[[int, int], None]:
+    bar: Any = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or tqdm(total=total, desc=description, unit=unit)
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return progress
+
+
+def _announce_compiling() -> None:
+    if needs_compiling():
+        _say("compiling once (some seconds; later runs start at once)")
+
+
+def _checked(source: Path) -> pd.DataFrame:
+    frame, findings = workflow.clean_frame(source, _bar("check", "pair"))
+    errors = findings[findings["severity"] == "error"]
+    for found in errors.itertuples(index=False):
+        _say(f"left out: {found.path}: {found.finding}")
+    return frame
+
+
+def _print_summary(scored: pd.DataFrame) -> None:
+    table = summary(scored).reset_index()
+    for name in ("esr_dc_filtered", "worst", "esr_best_gain"):
+        table[name] = (100.0 * table[name]).map("{:.2f} %".format)
+    names = {"esr_dc_filtered": "mean error", "worst": "worst error", "esr_best_gain": "at best gain"}
+    shown = table.rename(columns=names).drop(columns=["ldr_difference_db", "lufs_difference"])
+    shown = shown.astype({"parameters": "Int64"})
+    formats = {
+        "gain_offset_db": "{:+.2f}",
+        "mr_stft": "{:.3f}",
+        "real_time_factor": "{:.0f}",
+        "train_seconds": "{:.0f}",
+    }
+    for name, form in formats.items():
+        shown[name] = [form.format(value) if pd.notna(value) else "" for value in shown[name]]
+    with pd.option_context("display.width", 200, "display.max_columns", None):
+        click.echo(shown.astype(object).where(shown.notna(), "").to_string(index=False))
+    click.echo("error: DC-filtered error-to-signal ratio, nothing adapted to the scored seconds but in 'at best gain'")
+
+
+@command.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="CSV file to write.")
+def index(root: Path, out: Path | None) -> None:
+    """List the pairs of recordings below ROOT."""
+    frame = la.index(root)
+    if out is None:
+        click.echo(frame.to_csv(index=False), nl=False)
+    else:
+        write_frame(frame, out)
+        _say(f"{out}: {len(frame)} pairs")
+
+
+@command.command()
+@_source
+@click.option("--out", type=click.Path(path_type=Path), help="CSV file for all findings.")
+def check(source: Path, out: Path | None) -> None:
+    """Look for wrong, shifted or damaged recordings."""
+    findings = la.check(source, progress=_bar("check", "pair"))
+    if out is not None:
+        with replacing(out) as temporary:
+            findings.to_csv(temporary, index=False)
+    serious = findings[findings["severity"] != "information"]
+    for found in serious.itertuples(index=False):
+        click.echo(f"{found.severity}: {found.path}: {found.finding} ({found.value}); {found.advice}")
+    counts = findings["severity"].value_counts()
+    click.echo(", ".join(f"{counts.get(name, 0)} {name}" for name in ("error", "warning", "information")))
+
+
+@command.command()
+@_source
+@_out_folder
+@click.option("--method", default="adam", type=click.Choice(["adam"]), show_default=True)
+@click.option("--per-setting", is_flag=True, help="Fit every setting on its own, without the network.")
+@_split
+@_seed
+@click.option("--max-steps", default=1500, type=click.IntRange(1), show_default=True)
+@click.option("--stft-weight", default=0.0, type=click.FloatRange(0.0), show_default=True, help="Spectral loss.")
+def fit(
+    source: Path, out: Path, method: str, per_setting: bool, split: str, seed: int, max_steps: int, stft_weight: float
+) -> None:
+    """Fit the grey box; score it where the split leaves test rows."""
+    workflow.new_folder(out)
+    frame = split_by(_checked(source), split)
+    _announce_compiling()
+    settings = AdamSettings(max_steps=max_steps, stft_weight=stft_weight, seed=seed)
+    result = la.fit(frame, method, per_setting, adam=settings, seed=seed, progress=True)
+    result.save(out)
+    workflow.write_curves(result.model, out)
+    _say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
+    if (frame["split"] == "test").any() and not result.interrupted:
+        scored, models = workflow.score_test_rows(
+            result, frame, workflow.LINEAR_ROWS, protocol=split, budget_s=0.0, seed=seed
+        )
+        workflow.write_scores(scored, out)
+        workflow.write_gain_reduction(models, frame, out)
+        _print_summary(scored)
+
+
+@command.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@_source
+@_out_folder
+@_split
+@click.option("--rows", default="test", show_default=True, help="Which rows of the split column are scored.")
+def evaluate(model: Path, source: Path, out: Path, split: str, rows: str) -> None:
+    """Score a model file (or the word 'published') on recordings."""
+    loaded = la.load(model)
+    workflow.new_folder(out)
+    frame = split_by(_checked(source), split)
+    _announce_compiling()
+    scored = la.evaluate({model.stem: loaded}, frame, split=rows, protocol=split, progress=True)
+    workflow.write_scores(scored, out)
+    _print_summary(scored)
+
+
+@command.command()
+@_source
+@_out_folder
+@click.option("--models", help="Comma-separated; default: all that are installed.")
+@_split
+@_seed
+@click.option("--budget", default=600.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a black box.")
+def compare(source: Path, out: Path, models: str | None, split: str, seed: int, budget: float) -> None:
+    """Fit the grey box and its rivals on the same rows and score them all."""
+    names = models.split(",") if models else workflow.baseline_names()
+    workflow.new_folder(out)
+    _compare(_checked(source), out, names, split, seed, budget)
+
+
+def _compare(frame: pd.DataFrame, out: Path, names: Any, split: str, seed: int, budget: float) -> None:
+    frame = split_by(frame, split)
+    _announce_compiling()
+    result = la.fit(frame, seed=seed, progress=True)
+    result.save(out)
+    workflow.write_curves(result.model, out)
+    scored, models = workflow.score_test_rows(
+        result, frame, names, protocol=split, budget_s=budget, seed=seed, progress=True
+    )
+    workflow.write_scores(scored, out)
+    workflow.write_gain_reduction(models, frame, out)
+    _print_summary(scored)
+    slow = [name for name, model in models.items() if getattr(model, "info", {}).get("converged") is False]
+    if slow:
+        click.echo(f"not converged within its budget, so not a verdict: {', '.join(slow)}")
+
+
+@command.command()
+@click.option("--out", default="ddsp_la2a_demo", type=click.Path(path_type=Path), show_default=True)
+@_seed
+@click.option("--budget", default=45.0, type=click.FloatRange(0.0), show_default=True, help="Seconds for the LSTM.")
+def demo(out: Path, seed: int, budget: float) -> None:
+    """The whole job on a set rendered by a simulated unit: data, check, fit, curves, comparison."""
+    workflow.new_folder(out)
+    _announce_compiling()
+    root = la.render_demo(out / "recordings", seed=seed, progress=_bar("render", "recording"))
+    frame = _checked(root)
+    _compare(frame, out, workflow.DEMO_ROWS, "shipped", seed, budget)
+    click.echo(f"all numbers are from a simulated device; curves, scores and pictures are in {out}")
+
+
+@command.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@_out_folder
+def curves(model: Path, out: Path) -> None:
+    """Write the learned curves of MODEL (or 'published') as table and pictures."""
+    loaded = la.load(model)
+    workflow.new_folder(out)
+    workflow.write_curves(loaded, out)
+    _say(f"{out}: curves.csv, curves.svg, static_curves.svg, step_response.svg")
+
+
+@command.command()
+@click.argument("source", metavar="IN.wav", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="OUT.wav", type=click.Path(path_type=Path))
+@click.option("--peak-reduction", required=True, type=click.FloatRange(0, 100), help="Knob, 0 to 100.")
+@click.option("--limit", is_flag=True, help="Limit instead of compress.")
+@click.option("--model", default="published", show_default=True, help="Model file, or 'published'.")
+@click.option("--dual-mono", is_flag=True, help="Each channel by itself instead of one gain for all.")
+def process(source: Path, destination: Path, peak_reduction: float, limit: bool, model: str, dual_mono: bool) -> None:
+    """Compress IN.wav into OUT.wav, block by block; any rate, any number of channels."""
+    loaded = la.load(model)
+    info = audio_info(source)
+    if source.resolve() == destination.resolve():
+        raise ValueError(f"{destination}: expected another file than the input; name another OUT.wav")
+    if destination.suffix[1:].upper() not in soundfile.available_formats():
+        raise ValueError(f"{destination}: expected an ending such as .wav or .flac, got {destination.suffix!r}")
+    stream = loaded.stream(
+        info.sample_rate,
+        compress_or_limit=int(limit),
+        peak_reduction=peak_reduction,
+        channels=info.channels,
+        linked=not dual_mono,
+    )
+    _announce_compiling()
+    peak, done = 0.0, 0
+    with replacing(destination) as temporary, soundfile.SoundFile(source) as reader:
+        subtype = reader.subtype if soundfile.check_format(temporary.suffix[1:], reader.subtype) else None
+        with (
+            soundfile.SoundFile(temporary, "w", info.sample_rate, info.channels, subtype) as writer,
+            tqdm(total=info.frames, desc="process", unit="frame", unit_scale=True) as bar,
+        ):
+            for block in reader.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True):
+                output = stream.process(block.T)
+                bad = ~pd.notna(output).all(axis=0)
+                if bad.any():
+                    at = (done + int(bad.argmax())) / info.sample_rate
+                    raise ValueError(f"{source}: expected finite samples, got NaN or infinity at {at:.3f} s")
+                peak = max(peak, float(abs(output).max(initial=0.0)))
+                writer.write(output.T)
+                done += block.shape[0]
+                bar.update(block.shape[0])
+    if peak > 1.0 and not (subtype or "").startswith(("FLOAT", "DOUBLE")):
+        _say(f"warning: {destination}: clipped, the peak was {peak:.2f} of full scale; lower the input")
+
+
+def main() -> None:
+    """Entry point: runs the command; a user's mistake becomes one line and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+    try:
+        command(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except click.Abort:
+        _say("interrupted")
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    _say(f"ddsp-la2a: error: {' '.join(message.split())}")
+    sys.exit(2)

@@ -1,0 +1,110 @@
+"""The whole job: fit, look, compare. What the command line's ``fit``, ``compare`` and ``demo`` are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ddsp_la2a.data.audio import read_audio, replacing
+from ddsp_la2a.data.check import apply_findings, check
+from ddsp_la2a.data.index import read_frame
+from ddsp_la2a.evaluation import figures
+from ddsp_la2a.evaluation.evaluate import Model, evaluate
+from ddsp_la2a.fitting.fit import FitResult
+from ddsp_la2a.model.grey_box import GreyBox
+
+ENTRY_POINT_GROUP = "ddsp_la2a.models"
+GREY_BOX = "grey-box"
+
+LINEAR_ROWS = ("identity", "identity-filter", "published-gain", "published-filter")
+"""What every table on real recordings holds beside the models themselves; these cost next to nothing."""
+
+DEMO_ROWS = (*LINEAR_ROWS, "numpy-single", "lstm-32")
+
+
+def new_folder(path: str | Path) -> Path:
+    """A folder to write results to: made if it isn't there, refused if it holds anything.
+
+    Raises:
+        ValueError: it isn't empty, or a file stands in its place.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path}: expected a new or empty folder, got one with something in it; name another --out")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def clean_frame(source: pd.DataFrame | str | Path, progress: Callable[[int, int], object] | None = None) -> Any:
+    """Frame without the pairs that ``check`` finds an error in, and the findings."""
+    frame = read_frame(source)
+    findings = check(frame, progress=progress)
+    return apply_findings(frame, findings), findings
+
+
+def baseline_names() -> list[str]:
+    """Names of all models that installed packages offer in the entry-point group ``ddsp_la2a.models``."""
+    return sorted(entry_points(group=ENTRY_POINT_GROUP).names)
+
+
+def build_baselines(
+    frame: pd.DataFrame, names: Sequence[str], *, budget_s: float, seed: int = 0, progress: bool = False
+) -> dict[str, Model]:
+    """Fit the named baselines on the ``train`` rows of a frame.
+
+    Args:
+        frame: with ``train`` and ``test`` rows.
+        names: of the entry-point group ``ddsp_la2a.models``.
+        budget_s: wall-clock seconds that each trained black box may take.
+        seed: of whatever is random.
+        progress: show bars.
+
+    Raises:
+        ValueError: a name that no installed package offers.
+    """
+    known = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"models: expected some of {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    return {name: known[name].load()(frame, budget_s=budget_s, seed=seed, progress=progress) for name in names}
+
+
+def score_test_rows(
+    result: FitResult, frame: pd.DataFrame, names: Sequence[str], *, protocol: str, **building: Any
+) -> tuple[pd.DataFrame, dict[str, Model]]:
+    """Grey box and baselines on the ``test`` rows: scores, and all models by name."""
+    models = {GREY_BOX: result.model, **build_baselines(frame, names, **building)}
+    return evaluate(models, frame, protocol=protocol, progress=building.get("progress", False)), models
+
+
+def write_scores(scored: pd.DataFrame, folder: Path) -> None:
+    """``scores.csv``, whole or not at all."""
+    with replacing(folder / "scores.csv") as temporary:
+        scored.to_csv(temporary, index=False)
+
+
+def write_curves(model: GreyBox, folder: Path) -> None:
+    """``curves.csv`` and the pictures ``curves.svg``, ``static_curves.svg``, ``step_response.svg``."""
+    with replacing(folder / "curves.csv") as temporary:
+        model.curves().to_csv(temporary, index=False)
+    figures.save(figures.learned_curves(model.curves(), model.info.get("settings_seen", ())), folder / "curves.svg")
+    figures.save(figures.static_curves(model), folder / "static_curves.svg")
+    figures.save(figures.step_response(model), folder / "step_response.svg")
+
+
+def write_gain_reduction(models: dict[str, Model], frame: pd.DataFrame, folder: Path) -> None:
+    """``gain_reduction.svg``: target and up to three models on the first test row."""
+    row = frame[frame["split"] == "test"].iloc[0]
+    stop = int(row["stop_frame"]) if "stop_frame" in row else None
+    raw, rate = read_audio(row["raw_audio_path"], 0, stop)
+    target, _ = read_audio(row["processed_audio_path"], 0, stop)
+    switch, knob = int(row["compress_or_limit"]), int(row["peak_reduction"])
+    shown = [name for name in (GREY_BOX, "lstm-32", "published-gain") if name in models]
+    tracks = {name: models[name].process(raw, rate, compress_or_limit=switch, peak_reduction=knob) for name in shown}
+    title = f"track {row['track_id']}, {'limit' if switch else 'compress'}, peak reduction {knob} ({row['source']})"
+    figure = figures.gain_reduction(raw, {"target": target, **tracks}, rate, title)
+    figures.save(figure, folder / "gain_reduction.svg")

@@ -1,0 +1,212 @@
+"""Fitting a grey box to a frame of recordings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+
+from ddsp_la2a.data.frame import STRETCH_COLUMNS
+from ddsp_la2a.data.index import read_frame
+from ddsp_la2a.data.segments import SegmentDataset
+from ddsp_la2a.fitting.gradient import AdamSettings, train
+from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
+from ddsp_la2a.model.grey_box import GreyBox
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
+from ddsp_la2a.units import db_to_amplitude
+
+DEFAULT_SEGMENT_S = 5.0
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted model and how it came about.
+
+    Args:
+        model: the fitted grey box.
+        history: see :class:`~ddsp_la2a.fitting.gradient.Training`.
+        config: plain data that repeats the fit.
+        converged: the watched error stopped falling.
+        interrupted: Ctrl-C ended it; the model is the best one until then.
+    """
+
+    model: GreyBox
+    history: pd.DataFrame
+    config: dict[str, Any]
+    converged: bool
+    interrupted: bool = False
+
+    def curves(self) -> pd.DataFrame:
+        """The learned card; see :meth:`GreyBox.curves`."""
+        return self.model.curves()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``model.safetensors``, ``curves.csv``, ``history.csv`` and ``config.json`` into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save(folder / "model.safetensors")
+        self.curves().to_csv(folder / "curves.csv", index=False)
+        self.history.to_csv(folder / "history.csv", index=False)
+        text = json.dumps(self.config, indent=2, ensure_ascii=False)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+class _AtTakeGains(nn.Module):
+    """A grey box heard through a gain per take: a nuisance of the recordings, with zero mean in dB over takes."""
+
+    def __init__(self, model: GreyBox, frame: pd.DataFrame, sample_rate: float) -> None:
+        super().__init__()
+        self.model = model
+        self._sample_rate = sample_rate
+        takes = sorted(frame["take"].unique())
+        self._take = torch.tensor([takes.index(take) for take in frame["take"]])
+        self._gain_db = nn.Parameter(torch.zeros(len(takes), dtype=torch.float64)) if _linked(frame) else None
+
+    def forward(self, batch: dict[str, Tensor], state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        output, state = self.model(
+            batch["raw"],
+            batch["compress_or_limit"],
+            batch["peak_reduction"],
+            self._sample_rate,
+            state=1.0 if state is None else state,
+            return_state=True,
+        )
+        if self._gain_db is not None:
+            gain = db_to_amplitude(self._gain_db - self._gain_db.mean())[self._take[batch["recording"]]]
+            output = output * gain[:, None].to(output.dtype)
+        return output, state
+
+    def prior_energy(self) -> Tensor:
+        """Half the squared weights (not the biases) of the network: controls that do nothing cost nothing."""
+        weights = [w for name, w in self.model.controls.named_parameters() if name.endswith("weight")]
+        return 0.5 * sum((w.square().sum() for w in weights), torch.zeros((), dtype=torch.float64))
+
+
+def _linked(frame: pd.DataFrame) -> bool:
+    """Whether gains per take can be told from parameters per setting: takes hang together through shared settings."""
+    takes, take_names = pd.factorize(frame["take"])
+    settings, setting_names = pd.factorize(frame[CONTROLS[0]] * 1000 + frame[CONTROLS[1]])
+    if len(take_names) < 2:
+        return False
+    size = len(take_names) + len(setting_names)
+    edges = coo_array((np.ones(len(frame)), (takes, len(take_names) + settings)), shape=(size, size))
+    return bool(connected_components(edges, directed=False)[0] == 1)
+
+
+def data_hash(frame: pd.DataFrame) -> str:
+    """Hash of which recordings a frame names: their settings, stretches, file names, sizes and times of change."""
+    digest = hashlib.sha256()
+    names = ["split", "take", *CONTROLS, *(c for c in STRETCH_COLUMNS if c in frame.columns)]
+    for row in frame.itertuples(index=False):
+        described = [str(getattr(row, name)) for name in names]
+        for path in (Path(str(row.raw_audio_path)), Path(str(row.processed_audio_path))):
+            stat = path.stat()
+            described += [path.name, str(stat.st_size), str(stat.st_mtime_ns)]
+        digest.update("\x1f".join(described).encode("utf-8") + b"\n")
+    return digest.hexdigest()
+
+
+def generic_start(frame: pd.DataFrame) -> ParameterTable:
+    """A table with a row for every setting of a frame, each at the generic start."""
+    settings = frame[list(CONTROLS)].drop_duplicates()
+    starts = {p.name: p.start for p in (*CARD_PARAMETERS, MAKEUP)}
+    return ParameterTable(settings.assign(**starts), nearest=True)
+
+
+def fit(
+    frame: pd.DataFrame | str | Path,
+    method: str = "adam",
+    per_setting: bool = False,
+    *,
+    segment_s: float = DEFAULT_SEGMENT_S,
+    warmup_s: float = 2.0,
+    adam: AdamSettings | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> FitResult:
+    """Fit a grey box to recordings of a unit.
+
+    Trains on the rows whose ``split`` is ``train``, watches those of ``val`` to know when to stop, and never looks at
+    ``test``. Rows of several takes get a gain per take (zero mean) where takes share settings.
+
+    Args:
+        frame: a folder, a saved ``frame.csv`` or a DataFrame; see :func:`ddsp_la2a.index`.
+        method: ``adam``: end to end by gradient.
+        per_setting: fit every setting on its own, make-up included, without the network: what a joint model has to
+            be compared with. Other settings then get the parameters of the nearest one.
+        segment_s: length of the segments in seconds, 3 to 10.
+        warmup_s: audio before each segment whose error doesn't count, seconds. 2 s leave less than 0.01 % of a state
+            whose release (10–90 %) is 0.47 s, the slowest published one; see
+            :func:`ddsp_la2a.data.segments.warmup_seconds`.
+        adam: how to train; None for what suits the grey box.
+        seed: of first weights and order of segments.
+        progress: show a progress bar.
+
+    Returns:
+        The model with history and configuration; the model's ``info`` names data hash and scores.
+
+    Raises:
+        ValueError: no ``train`` rows, an unknown method, or recordings that can't be read.
+    """
+    if method != "adam":
+        raise ValueError(f"method: expected 'adam', got {method!r}")
+    rows = read_frame(frame)
+    by_split = {str(split): part.reset_index(drop=True) for split, part in rows.groupby("split")}
+    if "train" not in by_split:
+        raise ValueError(
+            f"frame: expected rows whose split is 'train', got {', '.join(sorted(by_split))}; set the split column, "
+            "or hold time out (--split later-in-time)"
+        )
+    training = SegmentDataset(by_split["train"], segment_s, warmup_s)
+    validation = SegmentDataset(by_split["val"], segment_s, warmup_s) if "val" in by_split else None
+    settings = adam or AdamSettings(seed=seed)
+    model = GreyBox(generic_start(training.frame) if per_setting else ControlNet(seed=seed))
+    # One gain is enough: a table has its own, one a setting.
+    model.makeup.requires_grad_(not per_setting)
+    ran = train(
+        _AtTakeGains(model, training.frame, training.sample_rate),
+        training,
+        # A setting that wasn't trained says nothing about those that were fitted on their own.
+        None if per_setting else validation,
+        settings,
+        "fit every setting" if per_setting else "fit",
+        progress,
+    )
+    config = {
+        "method": method,
+        "per_setting": per_setting,
+        "segment_s": segment_s,
+        "warmup_s": warmup_s,
+        "seed": seed,
+        "adam": asdict(settings),
+    }
+    model.info = {
+        "source": sorted(training.frame["source"].unique().tolist()),
+        "sample_rate": training.sample_rate,
+        "data_sha256": data_hash(rows[rows["split"] != "test"]),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "settings_seen": sorted({(int(c), int(p)) for c, p in training.frame[list(CONTROLS)].to_numpy()}),
+        "training_loss": _least(ran.history, "loss"),
+        "validation_esr": _least(ran.history, "validation_esr"),
+        "converged": ran.converged,
+        "train_seconds": round(ran.seconds, 2),
+        "seed": seed,
+        "fit": config,
+    }
+    model.makeup.requires_grad_(True)
+    return FitResult(model.eval(), ran.history, dict(model.info), ran.converged, ran.interrupted)
+
+
+def _least(history: pd.DataFrame, column: str) -> float | None:
+    least = history[column].min() if column in history else np.nan
+    return None if np.isnan(least) else float(least)

@@ -1,0 +1,67 @@
+"""Training losses: auraloss behind one adapter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ddsp_la2a.dsp.ballistics import smooth
+
+_DC_POLE = 0.995
+_FLOOR_DBFS = -60.0
+
+
+def dc_filter(signal: Tensor) -> Tensor:
+    """High-pass (1 − z⁻¹) / (1 − 0.995 z⁻¹) along the last axis, from rest, differentiable.
+
+    Equal to (x − lp(x)) / 0.995 with the one-pole low-pass lp of coefficient 0.005, which is what the smoothing kernel
+    is when attack and release agree.
+
+    Shape:
+        ``(batch, time)`` in and out.
+    """
+    low, _ = smooth(signal, 1.0 - _DC_POLE, 1.0 - _DC_POLE, 0.0)
+    return (signal - low) / _DC_POLE
+
+
+class SegmentLoss(nn.Module):
+    """Error of an estimate where it counts: DC-filtered error-to-signal ratio, and a spectral part if asked for.
+
+    ::
+
+        loss = mean over items of Σ m e² / (Σ m y² + floor)  +  stft_weight · multi-resolution STFT loss
+
+    e and y are filtered before the mask m cuts the warm-up off, so that no edge is heard by the filter. The floor
+    (−60 dBFS over the segment) keeps silent targets from ruling the sum.
+
+    Args:
+        stft_weight: weight of auraloss' multi-resolution STFT loss; 0 leaves it out.
+
+    References:
+        Steinmetz & Reiss 2020, "auraloss: Audio-focused loss functions in PyTorch"; Wright & Välimäki 2020,
+        "Perceptual loss function for neural modeling of audio systems" (pre-filtered error-to-signal ratio).
+    """
+
+    def __init__(self, stft_weight: float = 0.0) -> None:
+        super().__init__()
+        if not stft_weight >= 0:
+            raise ValueError(f"stft_weight: expected 0 or more, got {stft_weight}")
+        self.stft_weight = stft_weight
+        if stft_weight:
+            from auraloss.freq import MultiResolutionSTFTLoss
+
+            self._stft = MultiResolutionSTFTLoss()
+
+    def forward(self, estimate: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Scalar loss of ``(batch, time)`` signals; ``mask`` is 1 where the error counts."""
+        from auraloss.time import ESRLoss
+
+        filtered_target = dc_filter(target)
+        filtered_error = dc_filter(estimate - target)
+        floor = target.shape[1] * 10.0 ** (_FLOOR_DBFS / 10.0)
+        # auraloss takes (batch, channel, time), the estimate first, and computes its difference itself.
+        wanted = (mask * filtered_target)[:, None]
+        loss = ESRLoss(eps=floor)(wanted + (mask * filtered_error)[:, None], wanted)
+        if self.stft_weight:
+            loss = loss + self.stft_weight * self._stft((mask * estimate)[:, None], (mask * target)[:, None])
+        return torch.as_tensor(loss)
