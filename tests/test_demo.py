@@ -78,7 +78,7 @@ def test_description(tree: Path) -> None:
 
 def test_knob_positions(pairs: list[Pair]) -> None:
     train, val, test = ({(p.switch, p.knob) for p in pairs if p.split == split} for split in ("Train", "Val", "Test"))
-    assert train == {(switch, knob) for switch in (0, 1) for knob in (0, 40, 50, 60, 70, 80, 90, 100)}
+    assert train == {(switch, knob) for switch in (0, 1) for knob in (0, 45, 55, 65, 75, 85, 95, 100)}
     assert val < train
     assert {switch for switch, _ in val} == {switch for switch, _ in test} == {0, 1}
     assert {knob for _, knob in test}.isdisjoint({knob for _, knob in train | val})

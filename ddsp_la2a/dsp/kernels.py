@@ -168,6 +168,20 @@ def smooth_backward(first, last, target, attack, release, state, smoothed, grad_
         grad_params[row, 2] = adjoint
 
 
+@_compiled
+def high_pass(first, last, signal, pole, backwards, filtered):
+    """DC blocker (1 − z⁻¹) / (1 − pole z⁻¹) from rest; ``backwards`` in time it is its own adjoint."""
+    samples = signal.shape[1]
+    for row in range(first, last):
+        before = after = 0.0
+        for i in range(samples):
+            n = samples - 1 - i if backwards else i
+            x = float(signal[row, n])
+            after = x - before + pole * after
+            before = x
+            filtered[row, n] = after
+
+
 def over_rows(kernel: Any, rows: int, samples: int, *arguments: Any) -> None:
     """Run ``kernel(first, last, *arguments)`` on groups of rows, in as many threads as torch may use."""
     threads = min(rows, torch.get_num_threads(), 1 + rows * samples // _SAMPLES_WORTH_A_THREAD)

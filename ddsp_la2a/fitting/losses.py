@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from ddsp_la2a.dsp.ballistics import smooth
+from ddsp_la2a.dsp import kernels
 
 _DC_POLE = 0.995
 _FLOOR_DBFS = -60.0
 
 
-def dc_filter(signal: Tensor) -> Tensor:
-    """High-pass (1 − z⁻¹) / (1 − 0.995 z⁻¹) along the last axis, from rest, differentiable.
+class _HighPass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, backwards: bool = False) -> Tensor:
+        ctx.backwards = backwards
+        array = signal.detach().cpu().contiguous()
+        filtered = torch.empty_like(array)
+        arguments = (array.numpy(), _DC_POLE, backwards, filtered.numpy())
+        kernels.over_rows(kernels.high_pass, *array.shape, *arguments)
+        return filtered.to(signal.device)
 
-    Equal to (x − lp(x)) / 0.995 with the one-pole low-pass lp of coefficient 0.005, which is what the smoothing kernel
-    is when attack and release agree.
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _HighPass.apply(grad, not ctx.backwards), None
+
+
+def dc_filter(signal: Tensor) -> Tensor:
+    """High-pass (1 − z⁻¹) / (1 − 0.995 z⁻¹) along the last axis, from rest; differentiable any number of times.
 
     Shape:
         ``(batch, time)`` in and out.
     """
-    low, _ = smooth(signal, 1.0 - _DC_POLE, 1.0 - _DC_POLE, 0.0)
-    return (signal - low) / _DC_POLE
+    filtered: Tensor = _HighPass.apply(signal)
+    return filtered
 
 
 class SegmentLoss(nn.Module):
