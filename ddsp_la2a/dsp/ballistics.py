@@ -6,39 +6,57 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ddsp_la2a.dsp import kernels
 
 
-def rows_of(value: Tensor | float, rows: int, like: Tensor) -> Tensor:
-    """One float64 number a row, contiguous, on the device of ``like``; keeps the graph."""
-    return torch.as_tensor(value, dtype=torch.float64, device=like.device).expand(rows).contiguous()
+def per_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
+    """One float64 number a row of ``like``, contiguous, on its device; keeps the graph."""
+    rows = like.shape[0]
+    tensor = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    if tensor.shape not in ((), (1,), (rows,)):
+        got = tuple(tensor.shape)
+        raise ValueError(f"{name}: expected a number or shape ({rows},) as the audio's batch, got {got}")
+    return tensor.expand(rows).contiguous()
 
 
 class _Smooth(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, target: Tensor, attack: Tensor, release: Tensor, state: Tensor) -> Tensor:
+    def forward(ctx: Any, target: Tensor, attack: Tensor, release: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         kept = [t.detach().cpu().contiguous() for t in (target, attack, release, state)]
         rows, samples = target.shape
         smoothed = torch.empty((rows, samples), dtype=torch.float64)
         kernels.over_rows(kernels.smooth_forward, rows, samples, *(t.numpy() for t in kept), smoothed.numpy())
-        ctx.save_for_backward(*kept, smoothed)
-        ctx.device = target.device
-        # A copy even for float64 input: what is saved for the backward pass must not be the caller's to change.
-        return smoothed.to(device=target.device, dtype=target.dtype, copy=True)
+        ctx.save_for_backward(target, attack, release, state, smoothed)
+        # Copies even for float64 input: what is saved for the backward pass must not be the caller's to change.
+        output = smoothed.to(device=target.device, dtype=target.dtype, copy=True)
+        return output, smoothed[:, -1].to(device=target.device, copy=True)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *kept, smoothed = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, grad_state: Tensor) -> Any:
+        *inputs, smoothed = ctx.saved_tensors
+        return _SmoothAdjoint.apply(smoothed, grad, grad_state, *inputs)
+
+
+class _SmoothAdjoint(torch.autograd.Function):
+    """The first derivative as a function of its own, so that torch knows that it depends on the inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, smoothed: Tensor, grad: Tensor, grad_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        kept = [t.detach().cpu().contiguous() for t in inputs]
+        device = inputs[0].device
         rows, samples = smoothed.shape
+        total = grad.to(device="cpu", dtype=torch.float64, copy=True).contiguous()
+        total[:, -1] += grad_state.cpu()
         grad_target = torch.empty_like(kept[0])
         grad_params = torch.empty((rows, 3), dtype=torch.float64)
-        arrays = [t.numpy() for t in (*kept, smoothed, grad.cpu().contiguous(), grad_target, grad_params)]
+        arrays = [t.numpy() for t in (*kept, smoothed, total, grad_target, grad_params)]
         kernels.over_rows(kernels.smooth_backward, rows, samples, *arrays)
-        attack, release, state = grad_params.to(ctx.device).unbind(1)
-        return grad_target.to(ctx.device), attack, release, state
+        return grad_target.to(device), *(part.clone() for part in grad_params.to(device).unbind(1))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError("smooth: differentiable once, got a request for its second derivative")
 
 
 def smooth(
@@ -72,9 +90,9 @@ def smooth(
     """
     if target.ndim != 2:
         raise ValueError(f"target: expected shape (batch, time), got {tuple(target.shape)}")
-    rows = target.shape[0]
-    first = rows_of(state, rows, target)
+    if target.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"target: expected float32 or float64, got {target.dtype}")
+    first = per_row(state, "state", target)
     if target.shape[1] == 0:
         return target, first
-    smoothed = _Smooth.apply(target, rows_of(attack, rows, target), rows_of(release, rows, target), first)
-    return smoothed, smoothed[:, -1].to(torch.float64)
+    return _Smooth.apply(target, per_row(attack, "attack", target), per_row(release, "release", target), first)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ddsp_la2a.dsp import kernels
-from ddsp_la2a.dsp.ballistics import rows_of, smooth
+from ddsp_la2a.dsp.ballistics import per_row, smooth
 from ddsp_la2a.dsp.curve import static_gain_db
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
 
@@ -43,7 +44,11 @@ class CompressorParams:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = torch.as_tensor(getattr(self, field.name)).detach()
+            given = getattr(self, field.name)
+            try:
+                value = torch.as_tensor(given, dtype=torch.float64).detach()
+            except (TypeError, ValueError, RuntimeError):
+                raise ValueError(f"{field.name}: expected a number or shape (batch,), got {given!r}") from None
             if value.ndim > 1:
                 raise ValueError(f"{field.name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
             bad = ~torch.isfinite(value)
@@ -77,21 +82,33 @@ class _Compress(torch.autograd.Function):
         state = kept[-1].clone()
         arrays = [t.numpy() for t in (kept[0], *kept[:-1], state, output, gain)]
         kernels.over_rows(kernels.compress_forward, rows, samples, *arrays)
-        ctx.save_for_backward(*kept, gain)
-        ctx.device = audio.device
+        ctx.save_for_backward(audio, *params, gain)
         return output.to(audio.device), state.to(audio.device)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> tuple[Tensor, ...]:
-        *kept, gain = ctx.saved_tensors
+    def backward(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> Any:
+        *inputs, gain = ctx.saved_tensors
+        return _CompressAdjoint.apply(gain, grad_output, grad_state, *inputs)
+
+
+class _CompressAdjoint(torch.autograd.Function):
+    """The first derivative as a function of its own, so that torch knows that it depends on the inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, gain: Tensor, grad_output: Tensor, grad_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        kept = [t.detach().cpu().contiguous() for t in inputs]
+        device = inputs[0].device
         rows, samples = gain.shape
         grad_audio = torch.empty_like(kept[0])
         grad_params = torch.empty((rows, 6), dtype=torch.float64)
         adjoint = grad_state.to(device="cpu", dtype=torch.float64, copy=True).contiguous()
         tensors = (*kept, gain, grad_output.cpu().contiguous(), grad_audio, grad_params, adjoint)
         kernels.over_rows(kernels.compress_backward, rows, samples, *(t.numpy() for t in tensors))
-        return grad_audio.to(ctx.device), *grad_params.to(ctx.device).unbind(1), adjoint.to(ctx.device)
+        return grad_audio.to(device), *(part.clone() for part in grad_params.to(device).unbind(1)), adjoint.to(device)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError("compressor: differentiable once, got a request for its second derivative")
 
 
 def check_audio(audio: Tensor) -> None:
@@ -101,6 +118,12 @@ def check_audio(audio: Tensor) -> None:
         raise ValueError(f"audio: expected a tensor of float32 or float64, got {got}")
     if audio.ndim != 2:
         raise ValueError(f"audio: expected shape (batch, time), got {tuple(audio.shape)}; use audio[None] for one item")
+
+
+def check_sample_rate(sample_rate: float) -> None:
+    """Refuse a sampling rate that is no positive, finite number of Hz."""
+    if not isinstance(sample_rate, Real) or not 0 < sample_rate < math.inf:
+        raise ValueError(f"sample_rate: expected a positive number of Hz, got {sample_rate!r}")
 
 
 def compressor(
@@ -146,24 +169,16 @@ def compressor(
         (arXiv 2509.10706), with a knee added. Times are 10–90 % rise times, as there.
     """
     check_audio(audio)
-    if not sample_rate > 0:
-        raise ValueError(f"sample_rate: expected a positive number of Hz, got {sample_rate}")
-    rows = audio.shape[0]
-
-    def per_row(value: Tensor | float, name: str) -> Tensor:
-        try:
-            return rows_of(value, rows, audio)
-        except RuntimeError:
-            got = tuple(torch.as_tensor(value).shape)
-            raise ValueError(f"{name}: expected a number or shape ({rows},) as the audio's batch, got {got}") from None
-
+    check_sample_rate(sample_rate)
     threshold, ratio, knee, attack_ms, release_ms, makeup_db = (
-        per_row(getattr(params, field.name), field.name) for field in fields(params)
+        per_row(getattr(params, field.name), field.name, audio) for field in fields(params)
     )
     attack = rise_time_to_coefficient(attack_ms, sample_rate)
     release = rise_time_to_coefficient(release_ms, sample_rate)
     makeup = db_to_amplitude(makeup_db)
-    before = per_row(state, "state")
+    before = per_row(state, "state", audio)
+    if not bool(torch.isfinite(before).all()):
+        raise ValueError(f"state: expected a finite gain, got {state}")
     if trace:
         level_db = amplitude_to_db(audio.to(torch.float64).abs())
         target_db = static_gain_db(level_db, threshold[:, None], ratio[:, None], knee[:, None])

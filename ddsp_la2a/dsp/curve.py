@@ -32,7 +32,9 @@ def static_gain_db(level_db: Tensor, threshold_db: Tensor, ratio: Tensor, knee_d
     """
     slope = 1.0 - 1.0 / ratio
     excess = level_db - threshold_db
-    # A width of zero would divide by zero in the branch that `where` then discards, and its gradient would be NaN.
-    width = torch.where(knee_db > 0, knee_db, torch.ones_like(knee_db))
-    in_knee = (excess + 0.5 * knee_db).clamp_min(0.0).square() / (2.0 * width)
-    return -slope * torch.where(excess >= 0.5 * knee_db, excess, in_knee)
+    # Outside the knee its branch is fed harmless numbers: what `where` discards still has a gradient, and dividing by a
+    # width of nothing would make that NaN.
+    inside = excess.abs() < 0.5 * knee_db
+    width = torch.where(inside, knee_db, 1.0)
+    position = torch.where(inside, excess, 0.0) / width + 0.5
+    return -slope * torch.where(inside, 0.5 * width * position.square(), torch.relu(excess))

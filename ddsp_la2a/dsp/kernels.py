@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import torch
 
 from ddsp_la2a.units import DB_PER_NEPER, LEVEL_FLOOR
@@ -38,6 +39,8 @@ def _knee(excess_db: float, knee_db: float) -> tuple[float, float]:
     """Return h(d) and dh/dd of the quadratic knee for d > −w/2; the curve's gain is −slope · h."""
     if excess_db >= 0.5 * knee_db:
         return excess_db, 1.0
+    if excess_db <= -0.5 * knee_db:  # the logarithm rounded a level just above the foot to below it
+        return 0.0, 0.0
     position = (excess_db + 0.5 * knee_db) / knee_db
     return 0.5 * knee_db * position * position, position
 
@@ -52,7 +55,7 @@ def compress_forward(
         knee_foot = math.exp((threshold_db[row] - 0.5 * knee_db[row]) / DB_PER_NEPER)
         g = state[row]
         for n in range(audio.shape[1]):
-            level = max(abs(float(detector[row, n])), LEVEL_FLOOR)
+            level = max(abs(np.float64(detector[row, n])), LEVEL_FLOOR)
             target = 1.0
             if level > knee_foot:
                 h, _ = _knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
@@ -94,8 +97,8 @@ def compress_backward(
         adjoint = grad_state[row]
         d_threshold = d_slope = d_knee = d_attack = d_release = d_makeup = 0.0
         for n in range(audio.shape[1] - 1, -1, -1):
-            x = float(audio[row, n])
-            gy = float(grad_output[row, n])
+            x = np.float64(audio[row, n])
+            gy = np.float64(grad_output[row, n])
             g = gain[row, n]
             g_before = gain[row, n - 1] if n > 0 else state[row]
             d_makeup += gy * x * g
@@ -141,7 +144,7 @@ def smooth_forward(first, last, target, attack, release, state, smoothed):
     for row in range(first, last):
         g = state[row]
         for n in range(target.shape[1]):
-            t = float(target[row, n])
+            t = np.float64(target[row, n])
             g += (attack[row] if t < g else release[row]) * (t - g)
             smoothed[row, n] = g
 
@@ -153,8 +156,8 @@ def smooth_backward(first, last, target, attack, release, state, smoothed, grad_
         adjoint = d_attack = d_release = 0.0
         for n in range(target.shape[1] - 1, -1, -1):
             g_before = smoothed[row, n - 1] if n > 0 else state[row]
-            difference = float(target[row, n]) - g_before
-            adjoint += float(grad_smoothed[row, n])
+            difference = np.float64(target[row, n]) - g_before
+            adjoint += np.float64(grad_smoothed[row, n])
             if difference < 0.0:
                 coefficient = attack[row]
                 d_attack += adjoint * difference

@@ -40,7 +40,8 @@ class ControlNet(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleList()
         for fan_in, fan_out in itertools.pairwise(widths):
-            layer = nn.Linear(fan_in, fan_out, dtype=torch.float64)
+            # Linear would first draw weights of its own from the global generator.
+            layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float64)
             nn.init.xavier_normal_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
             self.layers.append(layer)
@@ -93,6 +94,13 @@ class ParameterTable(nn.Module):
             raise ValueError(f"settings: expected rows with all columns, got {len(settings)} rows without {missing}")
         if settings.duplicated(list(CONTROLS)).any():
             raise ValueError("settings: expected every setting once, got one twice")
+        for name, allowed in (
+            ("compress_or_limit", settings["compress_or_limit"].isin([0, 1])),
+            ("peak_reduction", settings["peak_reduction"].between(0, 100)),
+        ):
+            if not allowed.all():
+                expected = "0 or 1" if name == "compress_or_limit" else "0 to 100"
+                raise ValueError(f"settings: expected {name} {expected}, got {settings.loc[~allowed, name].iloc[0]}")
         rows = settings.sort_values(list(CONTROLS))
         self.nearest = nearest
         self.parameters_table = tuple(p for p in (*CARD_PARAMETERS, MAKEUP) if p.name in names)
@@ -149,6 +157,6 @@ class ParameterTable(nn.Module):
         return {
             "type": "table",
             "nearest": self.nearest,
-            "settings": [[int(value) for value in row] for row in self.settings.tolist()],
+            "settings": self.settings.tolist(),
             "parameters": [p.as_dict() for p in self.parameters_table],
         }

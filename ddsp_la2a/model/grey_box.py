@@ -23,12 +23,18 @@ def check_controls(compress_or_limit: Any, peak_reduction: Any) -> None:
     Raises:
         ValueError: names the control, what was expected and what came.
     """
-    switch = torch.as_tensor(compress_or_limit).detach().double()
-    knob = torch.as_tensor(peak_reduction).detach().double()
-    if not bool(((switch == 0) | (switch == 1)).all()):
-        raise ValueError(f"compress_or_limit: expected 0 (compress) or 1 (limit), got {compress_or_limit}")
-    if not bool(((knob >= 0) & (knob <= 100)).all()):
-        raise ValueError(f"peak_reduction: expected 0 to 100, got {peak_reduction}")
+    switch, knob = _numbers(compress_or_limit), _numbers(peak_reduction)
+    if switch is None or not bool(((switch == 0) | (switch == 1)).all()):
+        raise ValueError(f"compress_or_limit: expected 0 (compress) or 1 (limit), got {compress_or_limit!r}")
+    if knob is None or not bool(((knob >= 0) & (knob <= 100)).all()):
+        raise ValueError(f"peak_reduction: expected 0 to 100, got {peak_reduction!r}")
+
+
+def _numbers(value: Any) -> Tensor | None:
+    try:
+        return torch.as_tensor(value, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 class GreyBox(nn.Module):
@@ -82,6 +88,10 @@ class GreyBox(nn.Module):
             state, return_state: as in :func:`ddsp_la2a.compressor`.
         """
         params = self.params(compress_or_limit, peak_reduction)
+        for name, control in zip(CONTROLS, (compress_or_limit, peak_reduction), strict=True):
+            shape = tuple(torch.as_tensor(control).shape)
+            if shape not in ((), (1,), tuple(audio.shape[:1])):
+                raise ValueError(f"{name}: expected a number or one for each of {len(audio)} rows, got shape {shape}")
         return compressor(audio, params, sample_rate, state=state, return_state=return_state)
 
     def process(self, audio: Any, sample_rate: float, *, compress_or_limit: int, peak_reduction: float) -> Any:
@@ -100,7 +110,11 @@ class GreyBox(nn.Module):
             ValueError: wrong type, shape or control, or a sample that isn't finite (the first is named).
         """
         is_tensor = isinstance(audio, Tensor)
-        tensor = audio if is_tensor else torch.from_numpy(np.ascontiguousarray(audio))
+        if not is_tensor and np.asarray(audio).dtype not in (np.float32, np.float64):
+            got = np.asarray(audio).dtype
+            raise ValueError(f"audio: expected float32 or float64 with full scale ±1, got {got}")
+        # What can't be written to is copied: torch warns of it.
+        tensor = audio if is_tensor else torch.from_numpy(np.require(audio, requirements=["C", "W"]))
         if not tensor.is_floating_point():
             raise ValueError(f"audio: expected floating point with full scale ±1, got {tensor.dtype}")
         if tensor.ndim not in (1, 2):
@@ -141,8 +155,9 @@ class GreyBox(nn.Module):
         with torch.no_grad():
             switch, knob = (torch.tensor(settings[name].to_numpy(), dtype=torch.float64) for name in CONTROLS)
             if isinstance(self.controls, ParameterTable):
-                span = self.controls.settings[:, 1]
-                knob = knob.clamp(float(span.min()), float(span.max()))
+                for position in self.controls.settings[:, 0].unique():
+                    span = self.controls.settings[self.controls.settings[:, 0] == position, 1]
+                    knob = torch.where(switch == position, knob.clamp(span.min(), span.max()), knob)
             found = self.params(switch, knob)
         return settings.assign(**{name: torch.as_tensor(value).numpy() for name, value in vars(found).items()})
 

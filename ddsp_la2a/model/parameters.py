@@ -40,7 +40,7 @@ class Parameter:
         return scaled.exp() if self.scale == "log" else scaled
 
     def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = like.new_tensor([self.low]), like.new_tensor([self.high])
+        low, high = like.new_tensor(self.low), like.new_tensor(self.high)
         return self.scaled(low), self.scaled(high)
 
     def to_physical(self, unconstrained: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import Parameter
@@ -38,22 +39,25 @@ def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"{path}: expected an existing folder to write into, got none at {path.parent}")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    description = {
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError(f"{path}: expected finite weights to save, got NaN or infinity")
+    plain = {
         "format_version": FORMAT_VERSION,
         "family": "compressor",
         "controls": model.controls.config(),
         "info": model.info,
     }
+    description = json.loads(json.dumps(plain))  # as it will be read: keys are text, tuples are lists
     metadata = {_KEY: json.dumps({**description, "content_sha256": _content_hash(description, tensors)})}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # not mkstemp: its files are the owner's alone
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(to_bytes(tensors, metadata))
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -81,19 +85,23 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         description = json.loads(metadata[_KEY])
-        expected_hash = description.pop("content_sha256")
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        expected_hash = str(description.pop("content_sha256"))
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ValueError(f"{path}: expected a ddsp_la2a model file, got something else or a damaged one") from error
-    if description.get("format_version") != FORMAT_VERSION:
+    version = description.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {description.get('format_version')}; "
-            "install a ddsp_la2a that knows it"
+            f"{path}: expected format version {FORMAT_VERSION}, got {version}; install a ddsp_la2a that knows it"
         )
+    if any(tensor.dtype != torch.float64 for tensor in tensors.values()):
+        raise ValueError(f"{path}: expected weights in float64, got another type: the file was changed")
     if _content_hash(description, tensors) != expected_hash:
         raise ValueError(f"{path}: expected content hash {expected_hash[:12]}…, got another: the file was changed")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise ValueError(f"{path}: expected finite weights, got NaN or infinity")
     try:
+        if description["family"] != "compressor":
+            raise ValueError(f"family {description['family']!r} is not known")
         controls = _controls(description["controls"], tensors)
         model = GreyBox(controls, description["info"])
         model.load_state_dict(tensors)
@@ -106,6 +114,10 @@ def _controls(config: dict[str, Any], tensors: dict[str, Tensor]) -> ControlNet 
     parameters = tuple(Parameter(**row) for row in config["parameters"])
     if any(not p.low < p.high or (p.scale == "log" and p.low <= 0) for p in parameters):
         raise ValueError("a parameter's range is empty")
+    if len({p.name for p in parameters}) < len(parameters) or any(p.scale not in ("linear", "log") for p in parameters):
+        raise ValueError("a parameter is there twice or on a scale that is not known")
+    for end in ("low", "high"):  # what lies between two values that the compressor takes it takes as well
+        CompressorParams(**{p.name: getattr(p, end) for p in parameters})
     if config["type"] == "control-net":
         return ControlNet(tuple(config["hidden"]), parameters)
     if config["type"] == "table":

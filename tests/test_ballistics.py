@@ -1,0 +1,272 @@
+"""Attack and release smoothing: value, gradient, batching, state."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import lfilter
+from torch import Tensor
+
+from ddsp_la2a.dsp import kernels
+from ddsp_la2a.dsp.ballistics import smooth
+from ddsp_la2a.units import rise_time_to_coefficient
+
+NAMES = ("target", "attack", "release", "state")
+
+
+def noise(rows: int, samples: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand((rows, samples), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def by_hand(target: np.ndarray, attack: float, release: float, state: float) -> np.ndarray:
+    smoothed = np.empty(len(target))
+    for n, wanted in enumerate(target):
+        alpha = attack if wanted < state else release
+        state = (1.0 - alpha) * state + alpha * wanted
+        smoothed[n] = state
+    return smoothed
+
+
+def differentiable_arguments() -> dict[str, Tensor]:
+    """Three rows whose target stays clear of the output before it, where the function has its kink."""
+    arguments = {
+        "target": noise(3, 25, seed=5),
+        "attack": torch.tensor([0.3, 0.05, 0.2], dtype=torch.float64),
+        "release": torch.tensor([0.02, 0.4, 0.2], dtype=torch.float64),
+        "state": torch.tensor([0.9, 0.1, 0.5], dtype=torch.float64),
+    }
+    smoothed, _ = smooth(**arguments)
+    before = torch.cat([arguments["state"][:, None], smoothed[:, :-1]], dim=1)
+    assert float((arguments["target"] - before).abs().min()) > 1e-4
+    return arguments
+
+
+@pytest.mark.parametrize(("attack", "release"), [(0.2, 0.01), (0.01, 0.2), (0.05, 0.05), (1.0, 1.0), (1e-6, 1e-5)])
+@pytest.mark.parametrize("state", [1.0, 0.0, 0.4])
+def test_value_is_that_of_the_recursion_by_hand(attack: float, release: float, state: float) -> None:
+    target = noise(1, 500)
+    smoothed, last = smooth(target, attack, release, state)
+    expected = by_hand(target[0].numpy(), attack, release, state)
+    np.testing.assert_allclose(smoothed[0].numpy(), expected, rtol=1e-12)
+    assert float(last) == float(smoothed[0, -1])
+
+
+@pytest.mark.parametrize("alpha", [1e-5, 0.03, 0.9])
+def test_one_time_constant_is_a_linear_low_pass(alpha: float) -> None:
+    target = noise(1, 2000)
+    smoothed, _ = smooth(target, alpha, alpha, 0.3)
+    expected, _ = lfilter([alpha], [1.0, alpha - 1.0], target[0].numpy(), zi=[(1.0 - alpha) * 0.3])
+    np.testing.assert_allclose(smoothed[0].numpy(), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("wanted", [*itertools.combinations(NAMES, 1), *itertools.combinations(NAMES, 3), NAMES])
+def test_gradcheck(wanted: tuple[str, ...]) -> None:
+    arguments = [value.requires_grad_(name in wanted) for name, value in differentiable_arguments().items()]
+    assert torch.autograd.gradcheck(smooth, arguments)
+
+
+def test_numbers_as_parameters_are_shared_by_all_rows() -> None:
+    target = noise(3, 50)
+    attack = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    smoothed, _ = smooth(target, attack, 0.05, 0.7)
+    (shared,) = torch.autograd.grad(smoothed.sum(), attack)
+    rows = torch.full((3,), 0.3, dtype=torch.float64, requires_grad=True)
+    again, _ = smooth(target, rows, 0.05, 0.7)
+    assert torch.equal(smoothed, again)
+    (separate,) = torch.autograd.grad(again.sum(), rows)
+    assert float(shared) == pytest.approx(float(separate.sum()), rel=1e-14)
+
+
+@pytest.mark.parametrize("rows", range(1, 18))
+def test_rows_one_by_one_equal_the_batch(rows: int) -> None:
+    target = noise(rows, 12_000, seed=rows)  # from nine rows on worth several threads
+    attack, release, state = (noise(1, rows, seed=100 + rows + k)[0] for k in range(3))
+    arguments = [value.requires_grad_() for value in (target, attack, release, state)]
+    smoothed, last = smooth(*arguments)
+    weight = noise(rows, 12_000, seed=200)
+    gradients = torch.autograd.grad((weight * smoothed).sum() + last.sum(), arguments)
+    for row in range(rows):
+        alone = [value[row : row + 1].detach().requires_grad_() for value in arguments]
+        one, one_last = smooth(*alone)
+        assert torch.equal(one[0], smoothed[row])
+        assert torch.equal(one_last[0], last[row])
+        ones = torch.autograd.grad((weight[row] * one).sum() + one_last.sum(), alone)
+        for got, expected in zip(ones, gradients, strict=True):
+            assert torch.equal(got[0], expected[row])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_state_carried_over_a_partition_equals_one_pass(seed: int) -> None:
+    target = noise(2, 400, seed=seed)
+    whole, last = smooth(target, 0.2, 0.01, 1.0)
+    cuts = np.sort(np.random.default_rng(seed).integers(0, 401, 6))
+    state: Tensor | float = 1.0
+    parts = []
+    for block in torch.tensor_split(target, cuts.tolist(), dim=1):
+        part, state = smooth(block, 0.2, 0.01, state)
+        parts.append(part)
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+    assert torch.equal(torch.as_tensor(state), last)
+
+
+def test_float32_state_carried_sample_by_sample_does_not_stall() -> None:
+    alpha = float(rise_time_to_coefficient(5000.0, 44100))
+    target = torch.ones((1, 4000), dtype=torch.float32)
+    _, last = smooth(target, alpha, alpha, 0.999)
+    state: Tensor | float = 0.999
+    for block in target.split(1, dim=1):
+        _, state = smooth(block, alpha, alpha, state)
+    assert 1.0 - float(state) == pytest.approx(1.0 - float(last), rel=1e-9)
+
+
+def test_no_samples_hand_the_state_on() -> None:
+    state = torch.tensor([0.25, 0.75], dtype=torch.float64, requires_grad=True)
+    smoothed, last = smooth(torch.empty((2, 0)), 0.2, 0.1, state)
+    assert smoothed.shape == (2, 0)
+    assert last.tolist() == [0.25, 0.75]
+    (gradient,) = torch.autograd.grad(last.sum(), state)
+    assert gradient.tolist() == [1.0, 1.0]
+
+
+def test_no_rows() -> None:
+    smoothed, last = smooth(torch.empty((0, 7)), 0.2, 0.1, 1.0)
+    assert smoothed.shape == (0, 7)
+    assert last.shape == (0,)
+
+
+@pytest.mark.parametrize(("target", "expected"), [(0.0, 0.8), (2.0, 1.1), (1.0, 1.0)])
+def test_one_sample(target: float, expected: float) -> None:
+    smoothed, last = smooth(torch.tensor([[target]], dtype=torch.float64), 0.2, 0.1, 1.0)
+    assert float(smoothed) == pytest.approx(expected, rel=1e-15)
+    assert float(last) == float(smoothed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_is_kept_and_the_state_is_float64(dtype: torch.dtype) -> None:
+    target = noise(2, 30, dtype=dtype).requires_grad_()
+    smoothed, last = smooth(target, 0.2, 0.1, torch.tensor([0.5, 0.7], dtype=torch.float32))
+    assert smoothed.dtype == dtype
+    assert last.dtype == torch.float64
+    (gradient,) = torch.autograd.grad(smoothed.sum(), target)
+    assert gradient.dtype == dtype
+    in_float64, _ = smooth(target.detach().double(), 0.2, 0.1, torch.tensor([0.5, 0.7], dtype=torch.float32))
+    assert torch.equal(smoothed, in_float64.to(dtype))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda base: base.T,
+        lambda base: base[:, ::3],
+        lambda base: base[1:, 5:40],
+        lambda base: base[:1].expand(4, -1),
+        lambda base: base[:, :1].expand(-1, 30),
+    ],
+    ids=["transposed", "strided", "cut", "expanded rows", "expanded time"],
+)
+def test_any_memory_layout(view) -> None:
+    base = noise(20, 50).requires_grad_()
+    smoothed, _ = smooth(view(base), 0.2, 0.01, 0.5)
+    plain = view(base).detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    expected, _ = smooth(plain, 0.2, 0.01, 0.5)
+    assert torch.equal(smoothed, expected)
+    (gradient,) = torch.autograd.grad(smoothed.square().sum(), base)
+    (through_plain,) = torch.autograd.grad(expected.square().sum(), plain)
+    (expected_gradient,) = torch.autograd.grad(view(base), base, through_plain)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("loss", [lambda y: y.square().sum(), lambda y: y.sum()], ids=["square", "sum"])
+def test_second_derivative_is_refused(loss) -> None:
+    # torch's once_differentiable alone isn't enough: it leaves the first derivative without a way to the inputs, so
+    # that whatever else depends on them gives a wrong second derivative instead of an error.
+    time_ms = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    smoothed, _ = smooth(noise(1, 40), rise_time_to_coefficient(time_ms, 44100), 0.02, 0.5)
+    with pytest.raises(RuntimeError, match="second derivative"):  # noqa: PT012 - refused at either step
+        (gradient,) = torch.autograd.grad(loss(smoothed), time_ms, create_graph=True)
+        torch.autograd.grad(gradient, time_ms)
+
+
+def test_changing_an_input_before_the_backward_pass_is_refused() -> None:
+    target = noise(1, 20)
+    attack = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    smoothed, _ = smooth(target, attack, 0.1, 1.0)
+    target.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        smoothed.sum().backward()
+
+
+def test_changing_the_output_leaves_the_gradient_alone() -> None:
+    attack = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(smooth(noise(1, 20), attack, 0.1, 1.0)[0].sum(), attack)
+    smoothed, _ = smooth(noise(1, 20), attack, 0.1, 1.0)
+    total = smoothed.sum()
+    with torch.no_grad():
+        smoothed.zero_()
+    assert torch.equal(torch.autograd.grad(total, attack)[0], expected)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (1, 1, 5)])
+def test_target_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"target: expected shape \(batch, time\)"):
+        smooth(torch.ones(shape), 0.2, 0.1, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16])
+def test_target_of_another_type_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="target: expected"):
+        smooth(torch.ones((1, 4), dtype=dtype), 0.2, 0.1, 0.5)
+
+
+@pytest.mark.parametrize("name", ["attack", "release", "state"])
+def test_parameter_of_another_batch_is_refused_by_name(name: str) -> None:
+    arguments = {"attack": 0.2, "release": 0.1, "state": 1.0} | {name: torch.full((3,), 0.5)}
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        smooth(torch.ones((2, 4)), **arguments)
+
+
+def _smooth_in_threads() -> np.ndarray:
+    target = noise(8, 30_000).numpy()
+    row = np.full(8, 0.1)
+    smoothed = np.empty_like(target)
+    kernels.over_rows(kernels.smooth_forward, 8, 30_000, target, row, row, row, smoothed)
+    return smoothed
+
+
+def _send_smoothed(pipe) -> None:
+    pipe.send(_smooth_in_threads())
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_works_after_its_parent_used_threads() -> None:
+    expected = _smooth_in_threads()
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=_send_smoothed, args=(there,))
+    child.start()
+    try:
+        assert here.poll(60), "no answer from the child"
+        np.testing.assert_array_equal(here.recv(), expected)
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_an_error_in_a_thread_reaches_the_caller() -> None:
+    def failing(first: int, last: int) -> None:
+        raise ZeroDivisionError(f"rows {first} to {last}")
+
+    with pytest.raises(ZeroDivisionError):
+        kernels.over_rows(failing, 4, 1_000_000)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 17])
+def test_groups_of_rows_cover_every_row_once(rows: int) -> None:
+    seen: list[int] = []
+    kernels.over_rows(lambda first, last: seen.extend(range(first, last)), rows, 1_000_000)
+    assert sorted(seen) == list(range(rows))

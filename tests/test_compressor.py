@@ -1,0 +1,569 @@
+"""The explicit compressor against the float64 numpy reference, and against physics."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from baselines import numpy_compressor
+from baselines.numpy_compressor import compressor_gradient
+from ddsp_la2a.dsp.compressor import CompressorParams, compressor
+from ddsp_la2a.units import amplitude_to_db, db_to_amplitude
+
+RATE = 44100
+SETTING = {
+    "threshold_db": -30.0,
+    "ratio": 4.0,
+    "knee_db": 8.0,
+    "attack_ms": 2.0,
+    "release_ms": 30.0,
+    "makeup_db": 3.0,
+}
+TOLERANCE = 1e-6
+
+
+def bursts(frames: int, seed: int = 0, dtype: type = np.float64) -> np.ndarray:
+    """Noise that rises and falls by 40 dB, with some samples at and below the detector's floor."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(frames) * 10.0 ** (-1.0 + np.sin(np.arange(frames) / 200.0))
+    x[::97] = 0.0
+    x[1::97] = 1e-9
+    return x.astype(dtype)
+
+
+def rows_of_bursts(rows: int, frames: int, dtype: type = np.float64) -> Tensor:
+    return torch.from_numpy(np.stack([bursts(frames, seed, dtype) for seed in range(rows)]))
+
+
+def relative_error(got: Any, expected: Any) -> float:
+    got, expected = np.asarray(got, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    return float(np.linalg.norm(got - expected) / max(np.linalg.norm(expected), 1e-300))
+
+
+def errors_against_the_reference(
+    x: np.ndarray, setting: dict[str, float], sample_rate: float = RATE, state: float = 0.9, trace: bool = False
+) -> dict[str, float]:
+    # Of output, last state and every derivative, for random weights of output and state.
+    weight = np.random.default_rng(7).standard_normal(len(x)).astype(x.dtype)
+    wide = x.astype(np.float64)
+    expected = numpy_compressor.compressor(wide, sample_rate, **setting, state=state)
+    expected_gradient = compressor_gradient(
+        wide, sample_rate, **setting, state=state, grad_output=weight.astype(np.float64), grad_state=0.7
+    )
+    numbers = {**setting, "state": state}
+    inputs = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in numbers.items()}
+    inputs["x"] = torch.from_numpy(x).requires_grad_()
+    params = CompressorParams(**{name: inputs[name] for name in setting})
+    arguments = inputs["x"][None], params, sample_rate
+    if trace:
+        traced = compressor(*arguments, state=inputs["state"], trace=True)
+        output, last = traced.output, traced.state
+    else:
+        output, last = compressor(*arguments, state=inputs["state"], return_state=True)
+    loss = (output * torch.from_numpy(weight)).sum().double() + 0.7 * last.sum()
+    gradients = torch.autograd.grad(loss, list(inputs.values()))
+    errors = {
+        "output": relative_error(output.detach()[0], expected.output),
+        "last state": relative_error(last.detach()[0], expected.state),
+    }
+    for name, gradient in zip(inputs, gradients, strict=True):
+        errors[f"d/d {name}"] = relative_error(gradient, expected_gradient[name])
+    return errors
+
+
+def assert_small(errors: dict[str, float]) -> None:
+    assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
+
+
+# Value and gradient against the reference
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sample_rate", [44100, 48000, 96000])
+@pytest.mark.parametrize("threshold_db", [-55.0, -18.0])
+@pytest.mark.parametrize("ratio", [1.01, 4.0, 100.0])
+@pytest.mark.parametrize("knee_db", [0.0, 24.0])
+@pytest.mark.parametrize(("attack_ms", "release_ms"), [(0.5, 80.0), (80.0, 0.5), (7.0, 7.0)])
+def test_output_state_and_gradient_are_those_of_the_reference(
+    attack_ms: float,
+    release_ms: float,
+    knee_db: float,
+    ratio: float,
+    threshold_db: float,
+    sample_rate: int,
+    dtype: type,
+) -> None:
+    times = {"attack_ms": attack_ms, "release_ms": release_ms}
+    setting = SETTING | times | {"knee_db": knee_db, "ratio": ratio, "threshold_db": threshold_db}
+    assert_small(errors_against_the_reference(bursts(3001, dtype=dtype), setting, sample_rate))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("frames", [1, 2, 3, 7, 64, 1023, 4097, 200_003])
+def test_any_length(frames: int, dtype: type) -> None:
+    assert_small(errors_against_the_reference(bursts(frames, 1, dtype) + dtype(0.2), SETTING))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("knee_db", [0.0, 24.0])
+def test_trace_against_the_reference(knee_db: float, dtype: type) -> None:
+    assert_small(errors_against_the_reference(bursts(3001, dtype=dtype), SETTING | {"knee_db": knee_db}, trace=True))
+
+
+@pytest.mark.slow
+def test_ten_minutes_against_the_reference() -> None:
+    setting = SETTING | {"attack_ms": 5.0, "release_ms": 5000.0}
+    assert_small(errors_against_the_reference(bursts(600 * RATE, 3, np.float32), setting, state=1.0))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-30, 1e12])
+def test_gradient_of_a_scaled_loss_in_float32(scale: float) -> None:
+    def gradient(factor: float) -> float:
+        threshold = torch.tensor(-60.0, dtype=torch.float64, requires_grad=True)
+        x = torch.from_numpy(bursts(2000, 2, np.float32) * np.float32(1e-3))[None]
+        output = compressor(x, CompressorParams(**SETTING | {"threshold_db": threshold}), RATE)
+        return float(torch.autograd.grad(output, threshold, torch.full_like(output, factor))[0])
+
+    assert gradient(scale) / scale == pytest.approx(gradient(1.0), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_release_of_five_seconds_ends_where_the_closed_form_does(dtype: type) -> None:
+    setting = SETTING | {"attack_ms": 1.0, "release_ms": 5000.0, "makeup_db": 0.0}
+    burst, silence, probe = np.full(RATE // 10, 0.9), np.zeros(20 * RATE), np.full(RATE, 1e-3)
+    x = np.concatenate([burst, silence, probe]).astype(dtype)
+    output, state = compressor(torch.from_numpy(x)[None], CompressorParams(**setting), RATE, return_state=True)
+    oracle = numpy_compressor.compressor(x, RATE, **setting)
+    after_burst = oracle.gain[len(burst) - 1]
+    assert after_burst < 0.1
+    closed_form = 1.0 - (1.0 - after_burst) * 9.0 ** (-(len(x) - len(burst)) / RATE / 5.0)
+    end = float(output[0, -1]) / float(x[-1])
+    for expected in (oracle.state, closed_form):
+        assert amplitude_to_db(end) == pytest.approx(amplitude_to_db(expected), abs=1e-3)
+        assert float(state) == pytest.approx(expected, rel=1e-9)
+
+
+# Gradient against finite differences
+
+INPUTS = ("audio", *SETTING, "state")
+
+
+@pytest.mark.parametrize("wanted", [*itertools.combinations(INPUTS, 1), ("threshold_db", "attack_ms", "state"), INPUTS])
+@pytest.mark.parametrize("knee_db", [0.0, 10.0])
+@pytest.mark.parametrize(("attack_ms", "release_ms"), [(0.2, 1.0), (1.0, 0.2)])
+def test_gradcheck(attack_ms: float, release_ms: float, knee_db: float, wanted: tuple[str, ...]) -> None:
+    if knee_db == 0.0 and "knee_db" in wanted:
+        wanted = tuple(name for name in wanted if name != "knee_db") or ("audio",)  # a knee below 0 isn't allowed
+    numbers = SETTING | {"knee_db": knee_db, "attack_ms": attack_ms, "release_ms": release_ms, "state": 0.6}
+    inputs = {name: torch.tensor([value], dtype=torch.float64) for name, value in numbers.items()}
+    inputs["audio"] = torch.from_numpy(np.random.default_rng(3).uniform(0.003, 0.5, (1, 20)))
+    inputs["audio"][0, ::3] *= -1.0
+    trace = compressor(
+        inputs["audio"], CompressorParams(**{n: inputs[n] for n in SETTING}), RATE, state=0.6, trace=True
+    )
+    before = torch.cat([inputs["state"][:, None], trace.gain[:, :-1]], dim=1)
+    assert float((db_to_amplitude(trace.static_gain_db) - before).abs().min()) > 1e-3  # no sample at the kink
+    assert float((trace.level_db - SETTING["threshold_db"]).abs().min()) > 1e-3
+
+    def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        found = dict(zip(inputs, tensors, strict=True))
+        params = CompressorParams(**{name: found[name] for name in SETTING})
+        return compressor(found["audio"], params, RATE, state=found["state"], return_state=True)
+
+    assert torch.autograd.gradcheck(run, [value.requires_grad_(name in wanted) for name, value in inputs.items()])
+
+
+@pytest.mark.parametrize("loss", [lambda y: y.square().sum(), lambda y: y.sum()], ids=["square", "sum"])
+@pytest.mark.parametrize("name", ["audio", *SETTING])
+def test_second_derivative_is_refused(name: str, loss) -> None:
+    audio = rows_of_bursts(1, 200)
+    if name == "audio":
+        leaf = audio.requires_grad_()
+        params = CompressorParams(**SETTING)
+    else:
+        leaf = torch.tensor(SETTING[name], dtype=torch.float64, requires_grad=True)
+        params = CompressorParams(**SETTING | {name: leaf})
+    with pytest.raises(RuntimeError, match="second derivative"):  # noqa: PT012 - refused at either step
+        (gradient,) = torch.autograd.grad(loss(compressor(audio, params, RATE)), leaf, create_graph=True)
+        torch.autograd.grad((gradient.square() + leaf.square()).sum(), leaf)
+
+
+def test_changing_the_audio_before_the_backward_pass_is_refused() -> None:
+    audio = rows_of_bursts(1, 50)
+    ratio = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    output = compressor(audio, CompressorParams(**SETTING | {"ratio": ratio}), RATE)
+    audio.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_changing_output_and_state_leaves_the_gradient_alone() -> None:
+    def gradient(spoil: bool) -> Tensor:
+        ratio = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+        audio, params = rows_of_bursts(1, 50), CompressorParams(**SETTING | {"ratio": ratio})
+        output, state = compressor(audio, params, RATE, return_state=True)
+        total = output.sum() + state.sum()
+        if spoil:
+            with torch.no_grad():
+                output.zero_()
+                state.zero_()
+        return torch.autograd.grad(total, ratio)[0]
+
+    assert torch.equal(gradient(spoil=True), gradient(spoil=False))
+
+
+def test_the_graph_can_be_used_again() -> None:
+    ratio = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    params = CompressorParams(**SETTING | {"ratio": ratio})
+    output, state = compressor(rows_of_bursts(1, 50), params, RATE, return_state=True)
+    total = output.sum() + state.sum()
+    first, again = (torch.autograd.grad(total, ratio, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, again)
+
+
+# The fused path and the traced one
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("knee_db", [0.0, 12.0])
+def test_fused_equals_traced(knee_db: float, dtype: type) -> None:
+    audio = rows_of_bursts(3, 2000, dtype)
+    inputs = [
+        torch.tensor([v, v * 1.1, v * 0.9], dtype=torch.float64) for v in (SETTING | {"knee_db": knee_db}).values()
+    ]
+    inputs = [tensor.requires_grad_() for tensor in (audio, torch.tensor(0.8, dtype=torch.float64), *inputs)]
+    params = CompressorParams(*inputs[2:])
+    fused, state = compressor(audio, params, RATE, state=inputs[1], return_state=True)
+    trace = compressor(audio, params, RATE, state=inputs[1], trace=True)
+    rtol = 1e-6 if dtype is np.float32 else 1e-11
+    torch.testing.assert_close(trace.output, fused, rtol=rtol, atol=1e-12)
+    torch.testing.assert_close(trace.state, state, rtol=1e-12, atol=0.0)
+    weight = torch.from_numpy(bursts(2000, 9)).to(audio.dtype)
+    for got, expected in zip(
+        torch.autograd.grad((weight * trace.output).sum() + trace.state.sum(), inputs),
+        torch.autograd.grad((weight * fused).sum() + state.sum(), inputs),
+        strict=True,
+    ):
+        assert relative_error(got, expected) <= rtol
+
+
+def test_trace_shows_every_signal_between() -> None:
+    audio = rows_of_bursts(2, 300)
+    trace = compressor(audio, CompressorParams(**SETTING), RATE, trace=True)
+    for row in range(2):
+        oracle = numpy_compressor.compressor(audio[row].numpy(), RATE, **SETTING)
+        np.testing.assert_allclose(trace.output[row], oracle.output, rtol=1e-12)
+        np.testing.assert_allclose(trace.level_db[row], oracle.level_db, rtol=1e-12)
+        np.testing.assert_allclose(db_to_amplitude(trace.static_gain_db[row]), oracle.target_gain, rtol=1e-12)
+        np.testing.assert_allclose(trace.gain[row], oracle.gain, rtol=1e-12)
+        assert float(trace.state[row]) == pytest.approx(oracle.state, rel=1e-13)
+
+
+# Batches, layouts, dtypes
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 9, 17])
+def test_rows_one_by_one_equal_the_batch(rows: int) -> None:
+    audio = rows_of_bursts(rows, 12_000, np.float32).requires_grad_()  # from nine rows on worth several threads
+    spread = torch.linspace(0.6, 1.4, rows, dtype=torch.float64)
+    inputs = [(value * spread).requires_grad_() for value in SETTING.values()]
+    state = (0.7 * spread).requires_grad_()
+    output, last = compressor(audio, CompressorParams(*inputs), RATE, state=state, return_state=True)
+    gradients = torch.autograd.grad(output.sum() + last.sum(), [audio, *inputs, state])
+    for row in range(rows):
+        alone = [value[row : row + 1].detach().requires_grad_() for value in (audio, *inputs, state)]
+        one, one_last = compressor(alone[0], CompressorParams(*alone[1:7]), RATE, state=alone[7], return_state=True)
+        assert torch.equal(one[0], output[row])
+        assert torch.equal(one_last[0], last[row])
+        for got, expected in zip(torch.autograd.grad(one.sum() + one_last.sum(), alone), gradients, strict=True):
+            assert torch.equal(got[0], expected[row])
+
+
+@pytest.mark.parametrize("name", list(SETTING))
+def test_one_parameter_per_row_and_the_rest_shared(name: str) -> None:
+    audio = rows_of_bursts(2, 1000)
+    values = [SETTING[name], SETTING[name] * 1.5]
+    both = compressor(audio, CompressorParams(**SETTING | {name: torch.tensor(values)}), RATE)
+    for row, value in enumerate(values):
+        alone = compressor(audio[row : row + 1], CompressorParams(**SETTING | {name: value}), RATE)
+        assert torch.equal(alone[0], both[row])
+    assert not torch.equal(both[1], compressor(audio[1:], CompressorParams(**SETTING), RATE)[0])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda base: base.T, lambda base: base[:, ::3], lambda base: base[1:, 5:40], lambda base: base[:1].expand(4, -1)],
+    ids=["transposed", "strided", "cut", "expanded"],
+)
+def test_any_memory_layout(view) -> None:
+    base = rows_of_bursts(20, 50).requires_grad_()
+    output = compressor(view(base), CompressorParams(**SETTING), RATE)
+    plain = view(base).detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    expected = compressor(plain, CompressorParams(**SETTING), RATE)
+    assert torch.equal(output, expected)
+    (gradient,) = torch.autograd.grad(output.square().sum(), base)
+    (through_plain,) = torch.autograd.grad(expected.square().sum(), plain)
+    (expected_gradient,) = torch.autograd.grad(view(base), base, through_plain)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("frames", [0, 1, 9])
+def test_shape_and_dtype_are_those_of_the_audio(frames: int, trace: bool, dtype: torch.dtype) -> None:
+    audio = torch.full((2, frames), 0.5, dtype=dtype)
+    params = CompressorParams(**SETTING)
+    output = compressor(audio, params, RATE, trace=True).output if trace else compressor(audio, params, RATE)
+    assert output.shape == (2, frames)
+    assert output.dtype == dtype
+    _, state = compressor(audio, params, RATE, return_state=True)
+    assert state.shape == (2,)
+    assert state.dtype == torch.float64
+
+
+def test_no_rows() -> None:
+    output, state = compressor(torch.empty((0, 5)), CompressorParams(**SETTING), RATE, return_state=True)
+    assert output.shape == (0, 5)
+    assert state.shape == (0,)
+
+
+def test_the_audio_is_not_changed() -> None:
+    audio = rows_of_bursts(1, 100)
+    before = audio.clone()
+    compressor(audio, CompressorParams(**SETTING), RATE)
+    assert torch.equal(audio, before)
+
+
+# State
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_state_carried_over_a_partition_equals_one_pass(seed: int, dtype: type) -> None:
+    audio = rows_of_bursts(2, 3000, dtype).requires_grad_()
+    release = torch.tensor(30.0, dtype=torch.float64, requires_grad=True)
+    params = CompressorParams(**SETTING | {"release_ms": release})
+    whole, last = compressor(audio, params, RATE, return_state=True)
+    cuts = np.sort(np.random.default_rng(seed).integers(0, 3001, 7)).tolist()
+    state: Tensor | float = 1.0
+    parts = []
+    for block in torch.tensor_split(audio, cuts, dim=1):
+        part, state = compressor(block, params, RATE, state=state, return_state=True)
+        parts.append(part)
+    output = torch.cat(parts, dim=1)
+    assert torch.equal(output, whole)
+    assert torch.equal(torch.as_tensor(state), last)
+    gradients = torch.autograd.grad(output.square().sum() + torch.as_tensor(state).sum(), [audio, release])
+    expected = torch.autograd.grad(whole.square().sum() + last.sum(), [audio, release])
+    for got, wanted in zip(gradients, expected, strict=True):
+        assert relative_error(got, wanted) <= 1e-9
+
+
+def test_a_peak_before_a_buffer_edge_acts_in_the_next_buffer() -> None:
+    buffer = 3 * RATE
+    x = np.full(2 * buffer, 0.01)
+    peak = round(2.99 * RATE)
+    x[peak : peak + 200] = 1.0
+    audio = torch.from_numpy(x)[None]
+    params = CompressorParams(**SETTING | {"release_ms": 1000.0})
+    whole = compressor(audio, params, RATE)
+    first, state = compressor(audio[:, :buffer], params, RATE, return_state=True)
+    carried = compressor(audio[:, buffer:], params, RATE, state=state)
+    independent = compressor(audio[:, buffer:], params, RATE)
+    assert torch.equal(torch.cat([first, carried], dim=1), whole)
+    too_loud_db = amplitude_to_db((independent / whole[:, buffer:])[0])
+    assert float(too_loud_db[0]) > 6.0
+    assert float(too_loud_db[RATE]) > 0.5  # a second later it still shows
+    assert float(too_loud_db[-1]) < 0.2
+
+
+# Physics
+
+
+def test_ratio_one_and_no_makeup_is_identity() -> None:
+    audio = rows_of_bursts(2, 500, np.float32)
+    output = compressor(audio, CompressorParams(**SETTING | {"ratio": 1.0, "makeup_db": 0.0}), RATE)
+    assert torch.equal(output, audio)
+
+
+@pytest.mark.parametrize("makeup_db", [-24.0, 0.0, 6.0])
+def test_makeup_is_a_gain_after_compression(makeup_db: float) -> None:
+    audio = rows_of_bursts(1, 500)
+    output = compressor(audio, CompressorParams(**SETTING | {"makeup_db": makeup_db}), RATE)
+    plain = compressor(audio, CompressorParams(**SETTING | {"makeup_db": 0.0}), RATE)
+    torch.testing.assert_close(output, plain * 10.0 ** (makeup_db / 20.0), rtol=1e-14, atol=0.0)
+
+
+@pytest.mark.parametrize("threshold_db", [-70.0, -20.0, 0.0])
+@pytest.mark.parametrize("ratio", [1.5, 100.0])
+@pytest.mark.parametrize("knee_db", [0.0, 40.0])
+def test_gain_lies_between_the_deepest_static_gain_and_one(knee_db: float, ratio: float, threshold_db: float) -> None:
+    setting = SETTING | {"knee_db": knee_db, "ratio": ratio, "threshold_db": threshold_db, "attack_ms": 0.05}
+    trace = compressor(rows_of_bursts(4, 4000), CompressorParams(**setting), RATE, trace=True)
+    deepest = db_to_amplitude(trace.static_gain_db).amin(dim=1, keepdim=True)
+    assert bool((trace.gain <= 1.0).all())
+    assert bool((trace.gain >= deepest).all())
+
+
+@pytest.mark.parametrize("knee_db", [0.0, 20.0])
+def test_steady_levels_settle_on_the_static_curve_and_louder_never_gets_more_gain(knee_db: float) -> None:
+    levels_db = np.linspace(-80.0, 6.0, 44)
+    audio = torch.from_numpy(10.0 ** (levels_db / 20.0))[:, None].expand(-1, RATE // 4)
+    _, gain = compressor(audio, CompressorParams(**SETTING | {"knee_db": knee_db}), RATE, return_state=True)
+    expected = numpy_compressor.static_gain_db(levels_db, -30.0, 4.0, knee_db)
+    np.testing.assert_allclose(amplitude_to_db(gain.numpy()), expected, atol=1e-9)
+    assert bool((gain.diff() <= 1e-15).all())
+
+
+def test_sign_of_the_audio_is_kept() -> None:
+    audio = rows_of_bursts(1, 500)
+    assert torch.equal(
+        compressor(-audio, CompressorParams(**SETTING), RATE), -compressor(audio, CompressorParams(**SETTING), RATE)
+    )
+
+
+def test_half_the_rate_and_half_the_samples_are_the_same_gain() -> None:
+    steps = torch.tensor([[0.01, 1.0, 0.05]], dtype=torch.float64)
+    slow = compressor(steps.repeat_interleave(4410, 1), CompressorParams(**SETTING), 44100, trace=True).gain
+    fast = compressor(steps.repeat_interleave(8820, 1), CompressorParams(**SETTING), 88200, trace=True).gain
+    torch.testing.assert_close(fast[:, 1::2], slow, rtol=1e-11, atol=0.0)
+
+
+# Corners
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-45, 1e-8, 1e-7, 0.1, 1.0, 1e4])
+@pytest.mark.parametrize("knee_db", [0.0, 12.0])
+@pytest.mark.parametrize("threshold_db", [-200.0, -20.0])
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_silence_and_constants_have_finite_values_and_gradients(
+    dtype: torch.dtype, trace: bool, threshold_db: float, knee_db: float, level: float
+) -> None:
+    numbers = SETTING | {"knee_db": knee_db, "threshold_db": threshold_db, "state": 1.0}
+    inputs = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in numbers.items()}
+    audio = torch.full((1, 300), level, dtype=dtype, requires_grad=True)
+    params = CompressorParams(**{name: inputs[name] for name in SETTING})
+    if trace:
+        output = compressor(audio, params, RATE, state=inputs["state"], trace=True).output
+    else:
+        output = compressor(audio, params, RATE, state=inputs["state"])
+    assert bool(torch.isfinite(output).all())
+    for gradient in torch.autograd.grad(output.sum(), [audio, *inputs.values()]):
+        assert bool(torch.isfinite(gradient).all())
+
+
+def test_silence_stays_silence() -> None:
+    output, state = compressor(torch.zeros((1, 100)), CompressorParams(**SETTING), RATE, return_state=True)
+    assert not bool(output.any())
+    assert float(state) == 1.0
+
+
+@pytest.mark.parametrize("name", ["float64 grid", "16-bit samples"])
+def test_hard_knee_has_no_hole_a_rounding_error_above_its_threshold(name: str) -> None:
+    if name == "float64 grid":
+        thresholds_db = np.round(np.arange(-70.0, 0.0, 0.05), 2)
+        feet = np.exp(thresholds_db * math.log(10.0) / 20.0)
+        steps = [feet]
+        for _ in range(6):
+            steps.append(np.nextafter(steps[-1], 1.0))
+        audio = torch.from_numpy(np.stack(steps, axis=1))
+    else:  # a threshold set to the very level of a sample
+        codes = np.arange(1, 32768, 7)
+        thresholds_db = np.array([20.0 * math.log10(code / 32768) for code in codes])
+        audio = torch.from_numpy((codes / 32768).astype(np.float32))[:, None].expand(-1, 3)
+    params = CompressorParams(torch.from_numpy(thresholds_db), 4.0, 0.0, 5.0, 250.0)
+    output, state = compressor(audio, params, RATE, return_state=True)
+    assert int(torch.isnan(output).any(dim=1).sum()) == 0
+    assert float(state.min()) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_one_nan_sample_spoils_only_itself() -> None:
+    audio = rows_of_bursts(1, 100)
+    audio[0, 50] = math.nan
+    output = compressor(audio, CompressorParams(**SETTING), RATE)
+    assert torch.isnan(output[0]).nonzero().flatten().tolist() == [50]
+
+
+def test_one_infinite_sample_does_not_spoil_those_after_it() -> None:
+    audio = rows_of_bursts(1, 100)
+    audio[0, 50] = math.inf
+    output = compressor(audio, CompressorParams(**SETTING), RATE)
+    assert bool(torch.isfinite(output[0, 51:]).all())
+
+
+# Errors
+
+
+@pytest.mark.parametrize("name", list(SETTING))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_parameter_that_is_not_finite_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        CompressorParams(**SETTING | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ratio", 0.99),
+        ("ratio", -4.0),
+        ("knee_db", -1e-9),
+        ("attack_ms", 0.0),
+        ("attack_ms", -1.0),
+        ("release_ms", 0.0),
+    ],
+)
+@pytest.mark.parametrize("kind", [float, torch.tensor, lambda v: torch.tensor([SETTING["ratio"], v])])
+def test_a_parameter_out_of_range_is_refused_by_name_and_value(name: str, value: float, kind) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: expected .* got {value:g}"):
+        CompressorParams(**SETTING | {name: kind(value)})
+
+
+@pytest.mark.parametrize("value", [None, "4", [[2.0]], torch.ones(2, 2), 1j])
+def test_a_parameter_of_the_wrong_kind_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^ratio: expected"):
+        CompressorParams(**SETTING | {"ratio": value})
+
+
+@pytest.mark.parametrize("name", list(SETTING))
+def test_a_parameter_of_another_batch_is_refused_by_name(name: str) -> None:
+    params = CompressorParams(**SETTING | {name: torch.full((3,), SETTING[name])})
+    with pytest.raises(ValueError, match=rf"^{name}: expected a number or shape \(2,\) .* got \(3,\)"):
+        compressor(torch.zeros((2, 10)), params, RATE)
+
+
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize(
+    "audio",
+    [
+        torch.zeros(10),
+        torch.zeros((1, 1, 10)),
+        torch.zeros((1, 10), dtype=torch.int16),
+        torch.zeros((1, 10), dtype=torch.float16),
+        torch.zeros((1, 10), dtype=torch.complex64),
+        np.zeros((1, 10)),
+        [[0.0]],
+        None,
+    ],
+)
+def test_unfit_audio_is_refused_by_name(audio: Any, trace: bool) -> None:
+    with pytest.raises(ValueError, match=r"^audio: expected"):
+        compressor(audio, CompressorParams(**SETTING), RATE, trace=trace)
+
+
+@pytest.mark.parametrize("sample_rate", [0, -44100, math.nan, math.inf, "44100", None])
+def test_an_unfit_sample_rate_is_refused_by_name(sample_rate: Any) -> None:
+    with pytest.raises(ValueError, match=r"^sample_rate: expected"):
+        compressor(torch.zeros((1, 10)), CompressorParams(**SETTING), sample_rate)
+
+
+@pytest.mark.parametrize("state", [torch.ones(3), torch.ones((1, 2)), math.nan, math.inf])
+def test_an_unfit_state_is_refused_by_name(state: Any) -> None:
+    with pytest.raises(ValueError, match=r"^state: expected"):
+        compressor(torch.zeros((2, 10)), CompressorParams(**SETTING), RATE, state=state)
