@@ -159,6 +159,8 @@ class GreyBox(nn.Module):
                     span = self.controls.settings[self.controls.settings[:, 0] == position, 1]
                     knob = torch.where(switch == position, knob.clamp(span.min(), span.max()), knob)
             found = self.params(switch, knob)
+        if (knobs == np.round(knobs)).all():  # as in a frame of recordings, which this is joined with
+            settings = settings.astype(dict.fromkeys(CONTROLS, np.int64))
         return settings.assign(**{name: torch.as_tensor(value).numpy() for name, value in vars(found).items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
