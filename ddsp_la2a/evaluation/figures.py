@@ -81,7 +81,9 @@ def learned_curves(
         if parameter.scale == "log":
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:e}")[0] in "25" else "")
+            low, high = axis.get_ylim()
+            labelled = "25" if high > 10.0 * low else "23456789"
+            axis.yaxis.set_minor_formatter(lambda value, _, digits=labelled: _label(value, digits))
             axis.tick_params(which="minor", labelsize=7)
         axis.set_title(parameter.name, loc="left", fontweight="bold")
         axis.set_ylabel(parameter.meaning.rsplit(", ", 1)[-1] if ", " in parameter.meaning else "in dB : out dB")
@@ -89,6 +91,11 @@ def learned_curves(
         axis.set_xlabel("peak reduction")
     axes[0, 0].legend(frameon=False)
     return figure
+
+
+def _label(value: float, digits: str) -> str:
+    """A logarithmic tick's label where its first digit is one of those wanted, else nothing."""
+    return f"{value:g}" if f"{value:e}"[0] in digits else ""
 
 
 def static_curves(model: GreyBox, peak_reduction: Sequence[float] = (0, 20, 40, 50, 60, 70, 80, 90, 100)) -> Any:
