@@ -3,6 +3,8 @@
 Most users need only :func:`load`, :func:`index`, :func:`check`, :func:`fit` and :func:`evaluate`.
 """
 
+import logging
+
 from ddsp_la2a.data.check import apply_findings, check
 from ddsp_la2a.data.demo import render_demo
 from ddsp_la2a.data.index import index, read_frame
@@ -14,6 +16,9 @@ from ddsp_la2a.fitting.fit import FitResult, fit
 from ddsp_la2a.model.control_net import ControlNet
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.storage import load
+
+# A library says what happened to whoever set up logging, and to nobody else.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 

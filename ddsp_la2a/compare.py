@@ -91,9 +91,11 @@ def write_curves(model: GreyBox, folder: Path) -> None:
     """``curves.csv`` and the pictures ``curves.svg``, ``static_curves.svg``, ``step_response.svg``."""
     with replacing(folder / "curves.csv") as temporary:
         model.curves().to_csv(temporary, index=False)
-    figures.save(figures.learned_curves(model.curves(), model.info.get("settings_seen", ())), folder / "curves.svg")
-    figures.save(figures.static_curves(model), folder / "static_curves.svg")
-    figures.save(figures.step_response(model), folder / "step_response.svg")
+    seen, source = model.info.get("settings_seen", ()), model.info.get("source", "")
+    title = source if isinstance(source, str) else "fitted to recordings: " + ", ".join(source)
+    figures.save(figures.learned_curves(model.curves(), seen, title=title), folder / "curves.svg")
+    figures.save(figures.static_curves(model, title=title), folder / "static_curves.svg")
+    figures.save(figures.step_response(model, title=title), folder / "step_response.svg")
 
 
 def write_gain_reduction(models: dict[str, Model], frame: pd.DataFrame, folder: Path) -> None:

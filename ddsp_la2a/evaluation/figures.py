@@ -1,6 +1,7 @@
 """Pictures of a fitted model: learned curves, static curves, step response, gain reduction on a recording.
 
-Every function returns a matplotlib figure; :func:`save` writes it with selectable text where the format has it.
+Every function returns a matplotlib figure (a notebook shows it after ``%matplotlib inline``) with a title where one is
+given; :func:`save` writes it with selectable text where the format has it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _STYLE = {
 }
 
 
-def _axes(rows: int, columns: int, size: tuple[float, float], **more: Any) -> tuple[Any, NDArray[Any]]:
+def _axes(rows: int, columns: int, size: tuple[float, float], title: str, **more: Any) -> tuple[Any, NDArray[Any]]:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,6 +44,8 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **more: Any) -> tu
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False, **more)
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
     return figure, axes
 
 
@@ -56,7 +59,10 @@ def save(figure: Any, path: str | Path) -> None:
 
 
 def learned_curves(
-    curves: pd.DataFrame, settings_seen: Sequence[Sequence[int]] = (), others: Mapping[str, pd.DataFrame] | None = None
+    curves: pd.DataFrame,
+    settings_seen: Sequence[Sequence[int]] = (),
+    others: Mapping[str, pd.DataFrame] | None = None,
+    title: str = "",
 ) -> Any:
     """Each parameter against peak reduction, both switch positions.
 
@@ -64,8 +70,9 @@ def learned_curves(
         curves: what :meth:`GreyBox.curves` gives.
         settings_seen: pairs of switch and knob that were fitted, marked on the curves.
         others: further curves by name, drawn thin, for comparison.
+        title: over the picture, such as where the recordings come from.
     """
-    figure, axes = _axes(2, 3, (10.5, 5.6), sharex=True)
+    figure, axes = _axes(2, 3, (10.5, 5.6), title, sharex=True)
     for axis, parameter in zip(axes.flat, (*CARD_PARAMETERS, MAKEUP), strict=True):
         for switch, part in curves.groupby("compress_or_limit"):
             label, colour, dashes = _SWITCH[int(str(switch))]
@@ -98,9 +105,11 @@ def _label(value: float, digits: str) -> str:
     return f"{value:g}" if f"{value:e}"[0] in digits else ""
 
 
-def static_curves(model: GreyBox, peak_reduction: Sequence[float] = (0, 20, 40, 50, 60, 70, 80, 90, 100)) -> Any:
+def static_curves(
+    model: GreyBox, peak_reduction: Sequence[float] = (0, 20, 40, 50, 60, 70, 80, 90, 100), title: str = ""
+) -> Any:
     """Output over input level in dB of the steady state, one line a knob position, one panel a switch position."""
-    figure, axes = _axes(1, 2, (9.0, 4.4), sharey=True)
+    figure, axes = _axes(1, 2, (9.0, 4.4), title, sharey=True)
     level_db = torch.linspace(-60.0, 0.0, 241, dtype=torch.float64)
     import matplotlib as mpl
 
@@ -122,12 +131,12 @@ def static_curves(model: GreyBox, peak_reduction: Sequence[float] = (0, 20, 40, 
     return figure
 
 
-def step_response(model: GreyBox, peak_reduction: float = 65.0, sample_rate: float = 44100.0) -> Any:
+def step_response(model: GreyBox, peak_reduction: float = 65.0, sample_rate: float = 44100.0, title: str = "") -> Any:
     """Gain over time for a steady level that jumps from −40 to −10 dBFS for half a second and back."""
     times = np.arange(round(2.0 * sample_rate)) / sample_rate
     level = np.where((times >= 0.1) & (times < 0.6), -10.0, -40.0)
     audio = torch.from_numpy(db_to_amplitude(level))[None]
-    figure, axes = _axes(1, 1, (7.0, 3.2))
+    figure, axes = _axes(1, 1, (7.0, 3.2), title)
     for switch, (label, colour, dashes) in _SWITCH.items():
         with torch.no_grad():
             gain = compressor(audio, model.params(switch, peak_reduction), sample_rate, trace=True).gain[0]
@@ -164,7 +173,7 @@ def gain_reduction(
     times = (np.arange(count) + 0.5) * frame_s
     before = level_db(raw)
     audible = before > -60.0
-    figure, axes = _axes(2, 1, (9.0, 4.4), sharex=True, height_ratios=[1, 2])
+    figure, axes = _axes(2, 1, (9.0, 4.4), title, sharex=True, height_ratios=[1, 2])
     axes[0, 0].fill_between(times, -60.0, np.maximum(before, -60.0), color="#bbbbbb", lw=0)
     axes[0, 0].set_ylabel("input, dBFS")
     colours = ["#222222", "#0b6e99", "#c2571a", "#5b8a3a", "#8a4f9e"]
@@ -173,6 +182,5 @@ def gain_reduction(
         axes[1, 0].plot(times, gain, color=colours[i % len(colours)], lw=1.6 if i == 0 else 1.0, label=name)
     axes[1, 0].set_ylabel("gain, dB")
     axes[1, 0].set_xlabel("time, s")
-    axes[1, 0].legend(frameon=False, ncols=len(tracks), loc="lower right")
-    axes[0, 0].set_title(title, loc="left", fontweight="bold")
+    axes[1, 0].legend(frameon=False, ncols=len(tracks), loc="lower right", bbox_to_anchor=(1.0, 1.0), borderpad=0.0)
     return figure

@@ -86,21 +86,31 @@ def _detached(state: Any) -> Any:
     return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
 
 
-def _estimates(module: nn.Module, loader: Any, window_frames: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endlessly: estimate, target and mask of the next segment or window; without gradient where nothing counts."""
+def _windows(
+    module: nn.Module, batch: dict[str, Tensor], window_frames: int | None
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Estimate of each window of a batch, and the window; the state is carried, its past cut off.
+
+    Without gradient where nothing counts.
+    """
+    frames = batch["raw"].shape[1]
+    window = window_frames or frames
+    state = None
+    for start in range(0, frames, window):
+        part = {n: t[:, start : start + window] if t.ndim == 2 else t for n, t in batch.items()}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(part["mask"].any())):
+            estimate, state = module(part, state)
+        state = _detached(state)
+        yield estimate, part
+
+
+def _counting_windows(
+    module: nn.Module, loader: Any, window_frames: int | None
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Endlessly the windows in which something counts."""
     while True:
         for batch in loader:
-            frames = batch["raw"].shape[1]
-            window = window_frames or frames
-            state = None
-            for start in range(0, frames, window):
-                part = {n: t[:, start : start + window] if t.ndim == 2 else t for n, t in batch.items()}
-                counts = bool(part["mask"].any())
-                with torch.set_grad_enabled(counts):
-                    estimate, state = module(part, state)
-                state = _detached(state)
-                if counts:
-                    yield estimate, part["processed"], part["mask"]
+            yield from (pair for pair in _windows(module, batch, window_frames) if bool(pair[1]["mask"].any()))
 
 
 def _in_memory(dataset: SegmentDataset) -> Any:
@@ -110,13 +120,14 @@ def _in_memory(dataset: SegmentDataset) -> Any:
     return [dataset[i] for i in range(len(dataset))] if size <= _KEPT_IN_MEMORY_BYTES else dataset
 
 
-def validation_error(module: nn.Module, batches: Any) -> float:
+def validation_error(module: nn.Module, batches: Any, window_frames: int | None = None) -> float:
     """DC-filtered error-to-signal ratio of each recording, Σ m e² / Σ m y², then the mean over recordings."""
     errors: dict[int, float] = {}
     energies: dict[int, float] = {}
     with torch.no_grad():
         for batch in batches:
-            error = batch["mask"] * dc_filter(module(batch)[0] - batch["processed"])
+            estimate = torch.cat([estimate for estimate, _ in _windows(module, batch, window_frames)], dim=1)
+            error = batch["mask"] * dc_filter(estimate - batch["processed"])
             wanted = batch["mask"] * dc_filter(batch["processed"])
             rows = zip(batch["recording"].tolist(), error.square().sum(1), wanted.square().sum(1), strict=True)
             for recording, e, y in rows:
@@ -155,7 +166,7 @@ def train(
     )
     order = torch.Generator().manual_seed(settings.seed)
     loader = DataLoader(_in_memory(training), settings.batch_size, shuffle=True, generator=order)
-    estimates = _estimates(module, loader, settings.window_frames)
+    windows = _counting_windows(module, loader, settings.window_frames)
     watched = None if validation is None else list(DataLoader(_in_memory(validation), settings.batch_size))
 
     frames = training.segments["stop_frame"] - training.segments["start_frame"]
@@ -169,7 +180,8 @@ def train(
     bar = tqdm(total=settings.max_steps, desc=description, unit="step", disable=not progress)
     try:
         for step in range(1, settings.max_steps + 1):
-            loss = loss_function(*next(estimates))
+            estimate, window = next(windows)
+            loss = loss_function(estimate, window["processed"], window["mask"])
             losses.append(loss.item())
             if prior:
                 loss = loss + prior * module.prior_energy()  # type: ignore[operator]
@@ -182,7 +194,7 @@ def train(
                 continue
             mean_loss = sum(losses) / len(losses)
             losses.clear()
-            error = mean_loss if watched is None else validation_error(module, watched)
+            error = mean_loss if watched is None else validation_error(module, watched, settings.window_frames)
             rate = optimiser.param_groups[0]["lr"]
             seconds = time.monotonic() - started
             rows.append(
