@@ -79,7 +79,7 @@ class Filtered:
             np.asarray(audio, dtype=np.float32),
             sample_rate,
             compress_or_limit=compress_or_limit,
-            peak_reduction=int(peak_reduction),
+            peak_reduction=peak_reduction,
         )
         same_switch = [s for s in self.filters if s[0] == compress_or_limit] or list(self.filters)
         taps = self.filters[min(same_switch, key=lambda s: abs(s[1] - peak_reduction))]

@@ -54,8 +54,8 @@ def numpy_single(frame: pd.DataFrame, *, seed: int = 0, progress: bool = False, 
     """
     one_setting = _train_rows(frame).assign(compress_or_limit=0, peak_reduction=0)
     # Six numbers, not a network: larger steps, fewer of them.
-    few = AdamSettings(learning_rate=0.1, max_steps=400, patience=4, seed=seed)
-    fitted = la.fit(one_setting, per_setting=True, adam=few, progress=progress)
+    few = AdamSettings(learning_rate=0.1, max_steps=400, patience=2)
+    fitted = la.fit(one_setting, per_setting=True, adam=few, seed=seed, progress=progress)
     with torch.no_grad():
         parameters = {name: float(value) for name, value in vars(fitted.model.params(0, 0)).items()}
     return NumpyCompressor(**parameters, info={"parameters": len(parameters), **_how(fitted)})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pandas as pd
 import soundfile
 from tqdm import tqdm
@@ -24,6 +26,8 @@ from ddsp_la2a.evaluation.evaluate import summary
 from ddsp_la2a.fitting.gradient import AdamSettings
 
 _BLOCK_FRAMES = 1 << 17
+_NOT_WRITTEN = {"RAW", "SD2"}  # one without a header, one with a second file beside it
+_VORBIS_HZ = 192000  # libvorbis ends the process at 300 kHz
 
 _source = click.argument("source", metavar="ROOT|frame.csv", type=click.Path(path_type=Path))
 _out_folder = click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder for the results.")
@@ -107,9 +111,9 @@ def index(root: Path, out: Path | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="CSV file for all findings.")
 def check(source: Path, out: Path | None) -> None:
     """Look for wrong, shifted or damaged recordings."""
-    findings = la.check(source, progress=_bar("check", "pair"))
-    if out is not None:
-        with replacing(out) as temporary:
+    with replacing(out) if out is not None else nullcontext() as temporary:
+        findings = la.check(source, progress=_bar("check", "pair"))
+        if temporary is not None:
             findings.to_csv(temporary, index=False)
     serious = findings[findings["severity"] != "information"]
     for found in serious.itertuples(index=False):
@@ -131,21 +135,21 @@ def fit(
     source: Path, out: Path, method: str, per_setting: bool, split: str, seed: int, max_steps: int, stft_weight: float
 ) -> None:
     """Fit the grey box; score it where the split leaves test rows."""
-    workflow.new_folder(out)
-    frame = split_by(_checked(source), split)
-    _announce_compiling()
-    settings = AdamSettings(max_steps=max_steps, stft_weight=stft_weight, seed=seed)
-    result = la.fit(frame, method, per_setting, adam=settings, seed=seed, progress=True)
-    result.save(out)
-    workflow.write_curves(result.model, out)
-    _say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
-    if (frame["split"] == "test").any() and not result.interrupted:
-        scored, models = workflow.score_test_rows(
-            result, frame, workflow.LINEAR_ROWS, protocol=split, budget_s=0.0, seed=seed
-        )
-        workflow.write_scores(scored, out)
-        workflow.write_gain_reduction(models, frame, out)
-        _print_summary(scored)
+    with workflow.new_folder(out):
+        frame = split_by(_checked(source), split)
+        _announce_compiling()
+        settings = AdamSettings(max_steps=max_steps, stft_weight=stft_weight, seed=seed)
+        result = la.fit(frame, method, per_setting, adam=settings, seed=seed, progress=True)
+        result.save(out)
+        workflow.write_curves(result.model, out)
+        _say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
+        if (frame["split"] == "test").any() and not result.interrupted:
+            scored, models = workflow.score_test_rows(
+                result, frame, workflow.LINEAR_ROWS, protocol=split, budget_s=0.0, seed=seed
+            )
+            workflow.write_scores(scored, out)
+            workflow.write_gain_reduction(models, frame, out)
+            _print_summary(scored)
 
 
 @command.command()
@@ -157,12 +161,12 @@ def fit(
 def evaluate(model: Path, source: Path, out: Path, split: str, rows: str) -> None:
     """Score a model file (or the word 'published') on recordings."""
     loaded = la.load(model)
-    workflow.new_folder(out)
-    frame = split_by(_checked(source), split)
-    _announce_compiling()
-    scored = la.evaluate({model.stem: loaded}, frame, split=rows, protocol=split, progress=True)
-    workflow.write_scores(scored, out)
-    _print_summary(scored)
+    with workflow.new_folder(out):
+        frame = split_by(_checked(source), split)
+        _announce_compiling()
+        scored = la.evaluate({model.stem: loaded}, frame, split=rows, protocol=split, progress=True)
+        workflow.write_scores(scored, out)
+        _print_summary(scored)
 
 
 @command.command()
@@ -175,12 +179,16 @@ def evaluate(model: Path, source: Path, out: Path, split: str, rows: str) -> Non
 def compare(source: Path, out: Path, models: str | None, split: str, seed: int, budget: float) -> None:
     """Fit the grey box and its rivals on the same rows and score them all."""
     names = models.split(",") if models else workflow.baseline_names()
-    workflow.new_folder(out)
-    _compare(_checked(source), out, names, split, seed, budget)
+    workflow.refuse_unknown(names)
+    with workflow.new_folder(out):
+        _compare(_checked(source), out, names, split, seed, budget)
 
 
 def _compare(frame: pd.DataFrame, out: Path, names: Any, split: str, seed: int, budget: float) -> None:
     frame = split_by(frame, split)
+    if not (frame["split"] == "test").any():
+        splits = ", ".join(sorted(set(frame["split"])))
+        raise ValueError(f"frame: expected rows whose split is 'test', got {splits}; or use --split later-in-time")
     _announce_compiling()
     result = la.fit(frame, seed=seed, progress=True)
     result.save(out)
@@ -202,12 +210,12 @@ def _compare(frame: pd.DataFrame, out: Path, names: Any, split: str, seed: int, 
 @click.option("--budget", default=45.0, type=click.FloatRange(0.0), show_default=True, help="Seconds for the LSTM.")
 def demo(out: Path, seed: int, budget: float) -> None:
     """The whole job on a set rendered by a simulated unit: data, check, fit, curves, comparison."""
-    workflow.new_folder(out)
-    _announce_compiling()
-    root = la.render_demo(out / "recordings", seed=seed, progress=_bar("render", "recording"))
-    frame = _checked(root)
-    _compare(frame, out, workflow.DEMO_ROWS, "shipped", seed, budget)
-    click.echo(f"all numbers are from a simulated device; curves, scores and pictures are in {out}")
+    with workflow.new_folder(out):
+        _announce_compiling()
+        root = la.render_demo(out / "recordings", seed=seed, progress=_bar("render", "recording"))
+        frame = _checked(root)
+        _compare(frame, out, workflow.DEMO_ROWS, "shipped", seed, budget)
+        click.echo(f"all numbers are from a simulated device; curves, scores and pictures are in {out}")
 
 
 @command.command()
@@ -216,9 +224,24 @@ def demo(out: Path, seed: int, budget: float) -> None:
 def curves(model: Path, out: Path) -> None:
     """Write the learned curves of MODEL (or 'published') as table and pictures."""
     loaded = la.load(model)
-    workflow.new_folder(out)
-    workflow.write_curves(loaded, out)
-    _say(f"{out}: curves.csv, curves.svg, static_curves.svg, step_response.svg")
+    with workflow.new_folder(out):
+        workflow.write_curves(loaded, out)
+        _say(f"{out}: curves.csv, curves.svg, static_curves.svg, step_response.svg")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what libsndfile complains about into an error that names the file."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.removeprefix("Error : ").rstrip(". ")
+        raise ValueError(f"{path}: expected audio that can be read and written, got: {reason}") from error
+
+
+def _blocks(reader: Any, path: Path) -> Iterator[Any]:
+    with _named(path):
+        yield from reader.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True)
 
 
 @command.command()
@@ -234,8 +257,10 @@ def process(source: Path, destination: Path, peak_reduction: float, limit: bool,
     info = audio_info(source)
     if source.resolve() == destination.resolve():
         raise ValueError(f"{destination}: expected another file than the input; name another OUT.wav")
-    if destination.suffix[1:].upper() not in soundfile.available_formats():
+    if destination.suffix[1:].upper() not in soundfile.available_formats().keys() - _NOT_WRITTEN:
         raise ValueError(f"{destination}: expected an ending such as .wav or .flac, got {destination.suffix!r}")
+    if destination.suffix.lower() == ".ogg" and info.sample_rate > _VORBIS_HZ:
+        raise ValueError(f"{destination}: expected at most {_VORBIS_HZ} Hz, got {info.sample_rate}; write a .wav")
     stream = loaded.stream(
         info.sample_rate,
         compress_or_limit=int(limit),
@@ -245,15 +270,16 @@ def process(source: Path, destination: Path, peak_reduction: float, limit: bool,
     )
     _announce_compiling()
     peak, done = 0.0, 0
-    with replacing(destination) as temporary, soundfile.SoundFile(source) as reader:
+    with replacing(destination) as temporary, _named(source), soundfile.SoundFile(source) as reader:
         subtype = reader.subtype if soundfile.check_format(temporary.suffix[1:], reader.subtype) else None
         with (
+            _named(destination),
             soundfile.SoundFile(temporary, "w", info.sample_rate, info.channels, subtype) as writer,
             tqdm(total=info.frames, desc="process", unit="frame", unit_scale=True) as bar,
         ):
-            for block in reader.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True):
+            for block in _blocks(reader, source):
                 output = stream.process(block.T)
-                bad = ~pd.notna(output).all(axis=0)
+                bad = ~np.isfinite(output).all(axis=0)
                 if bad.any():
                     at = (done + int(bad.argmax())) / info.sample_rate
                     raise ValueError(f"{source}: expected finite samples, got NaN or infinity at {at:.3f} s")
@@ -270,7 +296,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
     try:
-        command(standalone_mode=False)
+        command(sys.argv[1:] or ["--help"], standalone_mode=False)
     except click.ClickException as error:
         _fail(error.format_message())
     except click.Abort:

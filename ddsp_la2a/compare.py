@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ LINEAR_ROWS = ("identity", "identity-filter", "published-gain", "published-filte
 DEMO_ROWS = (*LINEAR_ROWS, "numpy-single", "lstm-32")
 
 
-def new_folder(path: str | Path) -> Path:
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
     """A folder to write results to: made if it isn't there, refused if it holds anything.
+
+    If an error comes before anything was written to it, what was made is taken away again.
 
     Raises:
         ValueError: it isn't empty, or a file stands in its place.
@@ -35,8 +39,16 @@ def new_folder(path: str | Path) -> Path:
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: expected a new or empty folder, got one with something in it; name another --out")
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    return path
+    try:
+        yield path
+    except BaseException:
+        for folder in made:
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
+        raise
 
 
 def clean_frame(source: pd.DataFrame | str | Path, progress: Callable[[int, int], object] | None = None) -> Any:
@@ -49,6 +61,18 @@ def clean_frame(source: pd.DataFrame | str | Path, progress: Callable[[int, int]
 def baseline_names() -> list[str]:
     """Names of all models that installed packages offer in the entry-point group ``ddsp_la2a.models``."""
     return sorted(entry_points(group=ENTRY_POINT_GROUP).names)
+
+
+def refuse_unknown(names: Sequence[str]) -> None:
+    """Refuse names that no installed package offers, before anything is fitted.
+
+    Raises:
+        ValueError: names them and those there are.
+    """
+    known = baseline_names()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"models: expected some of {', '.join(known)}, got {', '.join(unknown)}")
 
 
 def build_baselines(
@@ -66,10 +90,8 @@ def build_baselines(
     Raises:
         ValueError: a name that no installed package offers.
     """
+    refuse_unknown(names)
     known = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"models: expected some of {', '.join(sorted(known))}, got {', '.join(unknown)}")
     return {name: known[name].load()(frame, budget_s=budget_s, seed=seed, progress=progress) for name in names}
 
 

@@ -47,6 +47,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise FileNotFoundError(f"{path}: expected an audio file, but there is nothing at this path")
     if path.is_dir():
         raise ValueError(f"{path}: expected an audio file, got a folder")
+    if path.suffix.lower() == ".raw":
+        raise ValueError(f"{path}: expected an audio file with a header, got one without; convert it to .wav")
     try:
         with soundfile.SoundFile(str(path)) as file:
             yield file

@@ -60,7 +60,7 @@ class Model(Protocol):
     """
 
     def process(
-        self, audio: NDArray[np.float32], sample_rate: float, *, compress_or_limit: int, peak_reduction: int
+        self, audio: NDArray[np.float32], sample_rate: float, *, compress_or_limit: int, peak_reduction: float
     ) -> NDArray[np.floating]:
         """Processed audio ``(time,)`` for audio ``(time,)``."""
         ...
@@ -131,7 +131,13 @@ def evaluate(
 def _read(row: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32], int, int, int]:
     """Input and target from the lead-in on, rate, first scored frame of them, and where in the file they start."""
     info = audio_info(row["processed_audio_path"])
-    frames = min(info.frames, audio_info(row["raw_audio_path"]).frames)
+    raw_info = audio_info(row["raw_audio_path"])
+    if raw_info.sample_rate != info.sample_rate:
+        raise ValueError(
+            f"{info.path}: expected {raw_info.sample_rate} Hz as {raw_info.path}, got {info.sample_rate} Hz; "
+            "resample it"
+        )
+    frames = min(info.frames, raw_info.frames)
     row_start, stop = int(row.get("start_frame", 0)), int(row.get("stop_frame", frames))
     first = max(row_start - seconds_to_frames(LEAD_IN_S, info.sample_rate), 0)
     raw, _ = read_audio(row["raw_audio_path"], first, stop)

@@ -114,12 +114,11 @@ def static_curves(
     import matplotlib as mpl
 
     shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(peak_reduction)))
+    card = model.curves(peak_reduction)  # holds the ends of a table without a warning
     for switch, axis in enumerate(axes[0]):
-        for knob, shade in zip(peak_reduction, shades, strict=True):
-            with torch.no_grad():
-                p = model.params(switch, float(knob))
-            card = [torch.as_tensor(value) for value in (p.threshold_db, p.ratio, p.knee_db, p.makeup_db)]
-            output = level_db + static_gain_db(level_db, *card[:3]) + card[3]
+        rows = card[card["compress_or_limit"] == switch][["threshold_db", "ratio", "knee_db", "makeup_db"]].to_numpy()
+        for knob, row, shade in zip(peak_reduction, torch.from_numpy(rows), shades, strict=True):
+            output = level_db + static_gain_db(level_db, *row[:3]) + row[3]
             axis.plot(level_db, output, color=shade, label=f"{knob:g}")
         axis.plot(level_db, level_db, color="#999999", lw=0.8, ls=":")
         axis.set_title(_SWITCH[switch][0], loc="left", fontweight="bold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from ddsp_la2a.data.audio import replacing
 from ddsp_la2a.data.frame import STRETCH_COLUMNS
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import SegmentDataset
@@ -55,10 +56,14 @@ class FitResult:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save(folder / "model.safetensors")
-        self.curves().to_csv(folder / "curves.csv", index=False)
-        self.history.to_csv(folder / "history.csv", index=False)
-        text = json.dumps(self.config, indent=2, ensure_ascii=False)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        texts = {
+            "curves.csv": self.curves().to_csv(index=False, lineterminator="\n"),
+            "history.csv": self.history.to_csv(index=False, lineterminator="\n"),
+            "config.json": json.dumps(self.config, indent=2, ensure_ascii=False) + "\n",
+        }
+        for name, text in texts.items():
+            with replacing(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 class _AtTakeGains(nn.Module):
@@ -81,7 +86,7 @@ class _AtTakeGains(nn.Module):
             state=1.0 if state is None else state,
             return_state=True,
         )
-        if self._gain_db is not None:
+        if self._gain_db is not None and self.training:  # on a recording that isn't fitted it is 0 dB
             gain = db_to_amplitude(self._gain_db - self._gain_db.mean())[self._take[batch["recording"]]]
             output = output * gain[:, None].to(output.dtype)
         return output, state
@@ -169,7 +174,7 @@ def fit(
         )
     training = SegmentDataset(by_split["train"], segment_s, warmup_s)
     validation = SegmentDataset(by_split["val"], segment_s, warmup_s) if "val" in by_split else None
-    settings = adam or AdamSettings(seed=seed)
+    settings = replace(adam or AdamSettings(), seed=seed)
     model = GreyBox(generic_start(training.frame) if per_setting else ControlNet(seed=seed))
     # One gain is enough: a table has its own, one a setting.
     model.makeup.requires_grad_(not per_setting)

@@ -39,7 +39,8 @@ class AdamSettings:
         batch_size: segments a step.
         max_steps: the end, converged or not.
         window_frames: cut every segment into windows of so many frames, one step each, with the state carried from
-            window to window (truncated back-propagation through time); None: one step a segment.
+            window to window (truncated back-propagation through time) and the loss's DC filter at rest at the start of
+            each; None: one step a segment.
         validate_every: steps between two looks at the validation rows.
         patience: looks without an improvement of 0.2 % of the error before the rate is halved; training ends after
             four halvings.
@@ -124,6 +125,8 @@ def validation_error(module: nn.Module, batches: Any, window_frames: int | None 
     """DC-filtered error-to-signal ratio of each recording, Σ m e² / Σ m y², then the mean over recordings."""
     errors: dict[int, float] = {}
     energies: dict[int, float] = {}
+    was_training = module.training
+    module.eval()
     with torch.no_grad():
         for batch in batches:
             estimate = torch.cat([estimate for estimate, _ in _windows(module, batch, window_frames)], dim=1)
@@ -133,6 +136,7 @@ def validation_error(module: nn.Module, batches: Any, window_frames: int | None 
             for recording, e, y in rows:
                 errors[recording] = errors.get(recording, 0.0) + float(e)
                 energies[recording] = energies.get(recording, 0.0) + float(y)
+    module.train(was_training)
     ratios = [errors[r] / energies[r] for r in errors if energies[r] > 0]
     return sum(ratios) / max(len(ratios), 1)
 
@@ -167,7 +171,13 @@ def train(
     order = torch.Generator().manual_seed(settings.seed)
     loader = DataLoader(_in_memory(training), settings.batch_size, shuffle=True, generator=order)
     windows = _counting_windows(module, loader, settings.window_frames)
-    watched = None if validation is None else list(DataLoader(_in_memory(validation), settings.batch_size))
+    watched = None
+    if validation is not None:
+        # A generator of its own: without one the loader draws a number from the global one.
+        watched = list(DataLoader(_in_memory(validation), settings.batch_size, generator=torch.Generator()))
+        if not any(bool((batch["mask"] * batch["processed"]).any()) for batch in watched):
+            _LOG.warning("the validation rows are silent: the training loss says when to stop")
+            watched = None
 
     frames = training.segments["stop_frame"] - training.segments["start_frame"]
     prior = settings.weight_prior_s * training.sample_rate / float(frames.sum())

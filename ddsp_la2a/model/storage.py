@@ -67,6 +67,9 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
     Args:
         path: a model file, or the word ``published``.
 
+    Returns:
+        the :class:`~ddsp_la2a.GreyBox`.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no model file, of a newer format, damaged, or holds values out of range.

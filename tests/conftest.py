@@ -1,0 +1,142 @@
+"""Recordings of a compressor whose parameters are known, shared by the tests of everything above the signal path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+import ddsp_la2a as la
+from baselines.numpy_compressor import compressor
+from ddsp_la2a.fitting.gradient import AdamSettings
+
+RATE = 8000
+"""Low, so that a hundred steps of a fit take a second; the parameters are times and levels, at home at any rate."""
+
+TRUTH: dict[tuple[int, int], dict[str, float]] = {
+    (0, 50): {"threshold_db": -22.0, "ratio": 3.0, "knee_db": 8.0, "attack_ms": 8.0, "release_ms": 150.0},
+    (1, 65): {"threshold_db": -30.0, "ratio": 6.0, "knee_db": 4.0, "attack_ms": 4.0, "release_ms": 250.0},
+    (1, 80): {"threshold_db": -34.0, "ratio": 7.0, "knee_db": 4.0, "attack_ms": 3.0, "release_ms": 300.0},
+}
+MAKEUP_DB = 2.0
+
+
+class KnownUnit:
+    """The compressor behind the recordings, as a model: float32 as in the files, so that its error is nothing."""
+
+    def process(
+        self, audio: np.ndarray, sample_rate: float, *, compress_or_limit: int, peak_reduction: int
+    ) -> np.ndarray:
+        parameters = TRUTH[compress_or_limit, peak_reduction]
+        return compressor(audio, sample_rate, **parameters, makeup_db=MAKEUP_DB).output.astype(np.float32)
+
+
+def programme_of(seed: int, seconds: float, rate: int = RATE) -> np.ndarray:
+    """Noise in passages of an eighth of a second between −50 and −14 dBFS, float32."""
+    rng = np.random.default_rng(seed)
+    frames = round(seconds * rate)
+    passage = rate // 8
+    level_db = np.repeat(rng.uniform(-40.0, -4.0, frames // passage + 1), passage)[:frames]
+    noise = rng.standard_normal(frames).clip(-3.0, 3.0)
+    return (0.3 * noise * 10.0 ** (level_db / 20.0)).astype(np.float32)
+
+
+def write_pair(
+    root: Path,
+    split: str,
+    track_id: int,
+    setting: tuple[int, int],
+    seconds: float,
+    *,
+    take: str = "3c",
+    gain_db: float = 0.0,
+    truth: tuple[int, int] | None = None,
+) -> None:
+    """One recording in a tree shaped like SignalTrain's, in float32: nothing is lost between the unit and the file."""
+    (root / split).mkdir(parents=True, exist_ok=True)
+    raw = programme_of(track_id, seconds)
+    switch, knob = truth or setting
+    target = KnownUnit().process(raw, RATE, compress_or_limit=switch, peak_reduction=knob) * 10.0 ** (gain_db / 20.0)
+    soundfile.write(root / split / f"input_{track_id}_.wav", raw, RATE, "FLOAT")
+    name = f"target_{track_id}_LA2A_{take}__{setting[0]}__{setting[1]}.wav"
+    soundfile.write(root / split / name, target.astype(np.float32), RATE, "FLOAT")
+
+
+@pytest.fixture(scope="session")
+def truth() -> dict[tuple[int, int], dict[str, float]]:
+    """Parameters of the unit by setting; its make-up is ``makeup_db`` of the fixture of that name."""
+    return TRUTH
+
+
+@pytest.fixture(scope="session")
+def makeup_db() -> float:
+    return MAKEUP_DB
+
+
+@pytest.fixture(scope="session")
+def known_unit() -> KnownUnit:
+    return KnownUnit()
+
+
+@pytest.fixture(scope="session")
+def programme() -> Callable[..., np.ndarray]:
+    return programme_of
+
+
+@pytest.fixture(scope="session")
+def record() -> Callable[..., None]:
+    return write_pair
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two settings to fit, one of them to watch, and to score one that was fitted and one that was not. Read only."""
+    root = tmp_path_factory.mktemp("tree") / "SignalTrain-shaped"
+    write_pair(root, "Train", 101, (0, 50), 4.0)
+    write_pair(root, "Train", 102, (1, 65), 4.0)
+    write_pair(root, "Val", 111, (1, 65), 3.0)
+    write_pair(root, "Test", 121, (0, 50), 3.0)
+    write_pair(root, "Test", 122, (1, 80), 3.0)
+    return root
+
+
+@pytest.fixture
+def frame(recordings: Path) -> pd.DataFrame:
+    return la.index(recordings)
+
+
+@pytest.fixture(scope="session")
+def quick() -> Callable[..., AdamSettings]:
+    """How to train when a second has to do."""
+
+    def settings(max_steps: int = 20, **more: object) -> AdamSettings:
+        return AdamSettings(**{"max_steps": max_steps, "learning_rate": 0.1, "weight_prior_s": 0.0, **more})
+
+    return settings
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """No pool of threads: on small arrays they cost more than they give when tests share the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def real_recordings() -> Callable[[str], Path]:
+    """Folder of real recordings by name; skips where they aren't beside the checkout."""
+
+    def folder(name: str) -> Path:
+        path = Path(__file__).parents[2] / "shared" / "audio" / name
+        if not path.is_dir():
+            pytest.skip(f"no real recordings here: expected them at {path}")
+        return path
+
+    return folder

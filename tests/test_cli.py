@@ -1,0 +1,663 @@
+"""The command line: what it writes, and that every mistake is one clear line, status 2, and nothing left behind."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+import warnings
+import zipfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+import ddsp_la2a as la
+from baselines.numpy_compressor import compressor
+from ddsp_la2a import cli, compare
+from ddsp_la2a.evaluation.evaluate import COLUMNS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[1]
+PREFIX = "ddsp-la2a: error: "
+PCM_16, PCM_24 = 2.0**-15, 2.0**-23
+
+
+class Ran(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line of a refused command."""
+        lines = [line for line in self.err.splitlines() if line.startswith(PREFIX)]
+        assert self.status == 2, self.err
+        assert len(lines) == 1, self.err
+        assert self.err.splitlines()[-1] == lines[0]
+        assert "Traceback" not in self.err
+        return lines[0].removeprefix(PREFIX)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """``ddsp-la2a …`` in this process and an empty folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["ddsp-la2a", *map(str, arguments)])
+        status = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            try:
+                cli.main()
+            except SystemExit as end:
+                status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    return run
+
+
+def in_a_fresh_process(*arguments: object, cwd: Path, **environment: str) -> Ran:
+    ran = subprocess.run(
+        [sys.executable, "-m", "ddsp_la2a", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def audio(programme):
+    return programme(1, 1.0, 44100)
+
+
+@pytest.fixture
+def wav(tmp_path, audio):
+    path = tmp_path / "in.wav"
+    soundfile.write(path, audio, 44100, "PCM_16")
+    return path
+
+
+@pytest.fixture
+def few_steps(monkeypatch, quick):
+    """Fits end after a few steps, whatever the command asks for."""
+    whole = la.fit
+
+    def fit(*arguments, **options):
+        return whole(*arguments, **{**options, "adam": quick(5), "segment_s": 3.0, "warmup_s": 0.0})
+
+    monkeypatch.setattr(la, "fit", fit)
+
+
+def published(switch: int, knob: float) -> dict[str, float]:
+    return {name: value.item() for name, value in vars(la.load("published").params(switch, knob)).items()}
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(run, tmp_path, recordings, wav, frame):
+    """A working folder with one of everything that can be named by mistake."""
+    work = Path.cwd()
+    (work / "in.wav").write_bytes(wav.read_bytes())
+    (work / "text.wav").write_text("RIFF? no", encoding="utf-8")
+    (work / "empty").mkdir()
+    (work / "full").mkdir()
+    (work / "full" / "notes.txt").write_text("mine", encoding="utf-8")
+    (work / "good").symlink_to(recordings, target_is_directory=True)
+    content = wav.read_bytes()
+    (work / "cut.wav").write_bytes(content[:30])
+    samples, _ = soundfile.read(wav, dtype="float32")
+    for name, bad in (("nan", np.nan), ("inf", np.inf)):
+        samples[30000] = bad
+        soundfile.write(work / f"{name}.wav", samples, 44100, "FLOAT")
+    soundfile.write(work / "nine.wav", np.zeros((100, 9), np.float32), 44100)
+    soundfile.write(work / "fast.wav", np.zeros(100, np.float32), 300000)
+    soundfile.write(work / "whole.flac", samples[:30000], 44100)
+    flac = (work / "whole.flac").read_bytes()
+    (work / "cut.flac").write_bytes(flac[: len(flac) // 2])
+    (work / "headless.raw").write_bytes(content)
+    (work / "old.wav").write_bytes(b"what was here before")
+    frame.rename(columns={"take": "Take"}).to_csv(work / "columns.csv", index=False)
+    frame.assign(peak_reduction=101).to_csv(work / "values.csv", index=False)
+    frame[frame["split"] != "test"].to_csv(work / "no_test.csv", index=False)
+    frame[frame["split"] != "train"].to_csv(work / "no_train.csv", index=False)
+    frame.to_csv(work / "good.csv", index=False)
+    la.GreyBox().save(work / "good.safetensors")
+    damaged = bytearray((work / "good.safetensors").read_bytes())
+    damaged[-3] ^= 1
+    (work / "damaged.safetensors").write_bytes(damaged)
+    (work / "cut.safetensors").write_bytes(damaged[: len(damaged) // 2])
+    return work
+
+
+def refused(arguments: str, message: str, *, name: str | None = None):
+    return pytest.param(arguments, message, id=name or arguments or "nothing")
+
+
+P = "--peak-reduction 65"
+
+MISTAKES = [
+    refused("nonsense", "No such command 'nonsense'"),
+    refused("--nonsense", "No such option.*--nonsense"),
+    refused("process", "Missing argument 'IN.wav'"),
+    refused("process in.wav", "Missing argument 'OUT.wav'"),
+    refused("process in.wav out.wav", "Missing option '--peak-reduction'"),
+    refused(f"process in.wav out.wav {P} --nonsense", "No such option.*--nonsense"),
+    refused("process in.wav out.wav --peak-reduction 101", "--peak-reduction.*101.* is not in the range 0<=x<=100"),
+    refused("process in.wav out.wav --peak-reduction -1", "--peak-reduction.*-1.* is not in the range"),
+    refused("process in.wav out.wav --peak-reduction abc", "--peak-reduction.*'abc' is not a valid float"),
+    refused("process in.wav out.wav --peak-reduction nan", "peak_reduction: expected 0 to 100, got nan"),
+    refused(f"process missing.wav out.wav {P}", "missing.wav: expected an audio file, but there is nothing"),
+    refused(f"process empty out.wav {P}", "empty: expected an audio file, got a folder"),
+    refused(f"process text.wav out.wav {P}", "text.wav: expected an audio file that can be read, got: "),
+    refused(f"process cut.wav out.wav {P}", "cut.wav: expected an audio file that can be read, got: "),
+    refused(f"process good.csv out.wav {P}", "good.csv: expected an audio file that can be read, got: "),
+    refused(f"process in.wav in.wav {P}", "in.wav: expected another file than the input"),
+    refused(f"process in.wav empty/../in.wav {P}", "expected another file than the input"),
+    refused(f"process in.wav full {P}", "full: expected an ending such as .wav or .flac, got ''"),
+    refused(f"process in.wav out.xyz {P}", "out.xyz: expected an ending such as .wav or .flac, got '.xyz'"),
+    refused(f"process in.wav missing/out.wav {P}", "expected a file name in an existing folder; create missing first"),
+    refused(f"process in.wav out.wav {P} --model missing", "missing: expected a model file.* got no file"),
+    refused(f"process in.wav out.wav {P} --model empty", "empty: expected a model file.* got no file"),
+    refused(f"process in.wav out.wav {P} --model in.wav", "in.wav: expected a ddsp_la2a model file"),
+    refused(f"process in.wav out.wav {P} --model damaged.safetensors", "damaged.*expected content hash"),
+    refused(f"process in.wav out.wav {P} --model cut.safetensors", "cut.safetensors: expected a ddsp_la2a model file"),
+    refused(f"process nan.wav out.wav {P}", r"nan.wav: expected finite samples, got NaN or infinity at 0\.680 s"),
+    refused(
+        f"process inf.wav out.wav {P}",
+        r"inf.wav: expected finite samples, got NaN or infinity at 0\.680 s",
+    ),
+    refused(f"process nan.wav old.wav {P}", "nan.wav: expected finite samples"),
+    refused(f"process nine.wav out.flac {P}", "out.flac: "),
+    refused(f"process fast.wav out.mp3 {P}", "out.mp3: "),
+    refused(f"process cut.flac out.wav {P}", "cut.flac: "),
+    refused(
+        f"process headless.raw out.wav {P}",
+        "headless.raw: ",
+    ),
+    refused("curves missing --out run", "missing: expected a model file"),
+    refused("curves published", "Missing option '--out'"),
+    refused("curves published --out full", "full: expected a new or empty folder, got one with something in it"),
+    refused("curves published --out in.wav", "in.wav: expected a new or empty folder"),
+    refused("curves damaged.safetensors --out run", "expected content hash"),
+    refused("index missing", "missing: expected a folder with Train, Val and Test, but there is nothing"),
+    refused("index empty", "empty: expected pairs of input_.* found 0 WAV files"),
+    refused("index good.csv", "good.csv: expected a folder.* got a file"),
+    refused("index good --out missing/frame.csv", "expected a file name in an existing folder; create missing first"),
+    refused("index good --out full", "full: expected a file name, got a folder"),
+    refused("check missing", "missing: expected a data set folder or a CSV file, but there is nothing"),
+    refused("check empty", "empty: expected pairs of"),
+    refused("check columns.csv", "columns.csv: expected the columns track_id, .*; add take"),
+    refused("check values.csv", "values.csv, line 2, column peak_reduction: expected a whole number from 0 to 100"),
+    refused("check in.wav", "in.wav: expected a CSV file"),
+    refused("check good --out missing/f.csv", "expected a file name in an existing folder"),
+    refused("fit good", "Missing option '--out'"),
+    refused("fit missing --out run", "missing: expected a data set folder or a CSV"),
+    refused("fit empty --out run", "empty: expected pairs of"),
+    refused("fit columns.csv --out run", "columns.csv: expected the columns"),
+    refused("fit good --out run --split later-in-time", "expected at least 6 s to hold 4 s out"),
+    refused("fit no_train.csv --out run", "expected rows whose split is 'train', got test, val"),
+    refused("fit good --out full", "full: expected a new or empty folder"),
+    refused("fit good --out run --method newton", "--method.*'newton' is not"),
+    refused("fit good --out run --split random", "--split.*'random' is not one of 'shipped', 'later-in-time'"),
+    refused("fit good --out run --max-steps 0", "--max-steps.*0 is not in the range"),
+    refused("fit good --out run --seed -1", "--seed.*-1 is not in the range"),
+    refused("fit good --out run --stft-weight -1", "--stft-weight.*-1.* is not in the range"),
+    refused("evaluate missing good --out run", "missing: expected a model file"),
+    refused("evaluate published missing --out run", "missing: expected a data set"),
+    refused(
+        "evaluate published good --out run --rows later",
+        "expected rows whose split is 'later', got test, train, val",
+    ),
+    refused("evaluate published good --out full", "full: expected a new or empty folder"),
+    refused("compare good --out full", "full: expected a new or empty folder"),
+    refused("compare missing --out run", "missing: expected a data set"),
+    refused(
+        "compare good --out run --models identity,magic",
+        "models: expected some of identity, .*, got magic",
+    ),
+    refused(
+        "compare no_test.csv --out run --models identity",
+        "expected rows whose split is 'test', got train, val",
+    ),
+    refused("compare good --out run --budget -1", "--budget.*-1.* is not in the range"),
+    refused("demo --out full", "full: expected a new or empty folder"),
+    refused("demo --seed x", "--seed.*'x' is not a valid integer"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(run, here, few_steps, arguments, message):
+    before = files_of(here)
+    ran = run(*arguments.split())
+    assert re.search(message, ran.error), ran.error
+    assert len(ran.error) < 700
+    assert ran.out == ""
+    assert files_of(here) == before
+    assert (here / "old.wav").read_bytes() == b"what was here before"
+
+
+WORKS_FIRST = (  # and shows a bar before it can know
+    "process nan.wav",
+    "process inf.wav",
+    "process cut.flac",
+    "fit good --out run --split later-in-time",
+    "fit no_train.csv",
+    "evaluate published good --out run --rows later",
+    "compare no_test.csv",
+)
+IMMEDIATE = [m for m in MISTAKES if not str(m.id).startswith(WORKS_FIRST)]
+
+
+@pytest.mark.parametrize(("arguments", "message"), IMMEDIATE)
+def test_what_is_refused_before_any_work_says_nothing_else(run, here, arguments, message):
+    ran = run(*arguments.split())
+    assert ran.err == f"{PREFIX}{ran.error}\n"
+
+
+def test_check_looks_first_where_it_shall_write(run, here, monkeypatch):
+    def unexpected(*_, **__):
+        raise AssertionError("hours of work for nothing")
+
+    monkeypatch.setattr(la, "check", unexpected)
+    assert "existing folder" in run("check", "good", "--out", "missing/f.csv").error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["process in.wav out.wav --peak-reduction 101", "check columns.csv", f"process text.wav out.wav {P}"],
+)
+def test_the_same_in_a_process_of_its_own(here, arguments):
+    before = files_of(here)
+    ran = in_a_fresh_process(*arguments.split(), cwd=here)
+    assert ran.err == f"{PREFIX}{ran.error}\n"
+    assert ran.out == ""
+    assert files_of(here) == before
+
+
+def test_no_command_shows_the_help(run):
+    ran = run()
+    shown = ran.out + ran.err
+    assert "Commands:\n" in shown
+    assert PREFIX not in shown
+
+
+@pytest.mark.parametrize("switch", ["-h", "--help"])
+def test_help(run, switch):
+    ran = run(switch)
+    assert ran.status == 0
+    for name in ("check", "compare", "curves", "demo", "evaluate", "fit", "index", "process"):
+        assert f"\n  {name} " in ran.out, name
+    assert run("process", switch).status == 0
+
+
+def test_version(run, tmp_path):
+    expected = f"ddsp-la2a, version {version('ddsp-la2a')}\n"
+    assert run("--version") == (0, expected, "")
+    assert in_a_fresh_process("--version", cwd=tmp_path) == (0, expected, "")
+
+
+def test_ctrl_c_is_no_traceback(run, wav, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(la.Stream, "process", interrupted)
+    ran = run("process", wav, "out.wav", "--peak-reduction", 65)
+    assert ran.status == 130
+    assert ran.err.splitlines()[-1] == "interrupted"
+    assert not list(Path.cwd().iterdir())
+
+
+# --- process --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("options", "switch", "knob"), [((), 0, 65), (("--limit",), 1, 72.5)])
+def test_process_mono(run, wav, options, switch, knob):
+    ran = run("process", wav, "out.wav", "--peak-reduction", knob, *options)
+    assert ran.status == 0
+    assert ran.out == ""
+    assert files_of(Path.cwd()) == {"out.wav"}
+    before, _ = soundfile.read(wav, dtype="float32")
+    after, rate = soundfile.read("out.wav", dtype="float64")
+    assert rate == 44100
+    assert soundfile.info("out.wav").subtype == "PCM_16"
+    expected = compressor(before, 44100, **published(switch, knob)).output
+    np.testing.assert_allclose(after, expected, rtol=0, atol=PCM_16)
+    by_the_library = la.load("published").process(before, 44100, compress_or_limit=switch, peak_reduction=knob)
+    np.testing.assert_allclose(after, by_the_library, rtol=0, atol=PCM_16)
+
+
+@pytest.fixture
+def stereo(tmp_path, programme):
+    """Three seconds, more than one block, with a side that is soft where the other is loud."""
+    both = np.stack([programme(1, 3.2, 48000), 0.2 * programme(2, 3.2, 48000)], axis=1)
+    assert len(both) > 1 << 17
+    soundfile.write(tmp_path / "stereo.wav", both, 48000, "PCM_24")
+    return tmp_path / "stereo.wav"
+
+
+@pytest.mark.parametrize("options", [(), ("--dual-mono",)])
+def test_process_stereo_at_48_khz_with_24_bits(run, stereo, options):
+    assert run("process", stereo, "out.wav", "--peak-reduction", 80, *options).status == 0
+    before, _ = soundfile.read(stereo, dtype="float32")
+    after, rate = soundfile.read("out.wav", dtype="float64")
+    assert rate == 48000
+    assert soundfile.info("out.wav").subtype == "PCM_24"
+    assert after.shape == before.shape
+    parameters = published(0, 80)
+    if options:
+        expected = [compressor(channel, 48000, **parameters).output for channel in before.T]
+    else:
+        loudest = compressor(np.abs(before).max(axis=1), 48000, **parameters)
+        makeup = 10.0 ** (parameters["makeup_db"] / 20.0)
+        expected = [makeup * loudest.gain * channel for channel in before.T]
+    # Samples were float32 on the way.
+    np.testing.assert_allclose(after.T, expected, rtol=1e-6, atol=2 * PCM_24)
+
+
+def test_linked_channels_keep_the_image(run, stereo):
+    run("process", stereo, "linked.wav", "--peak-reduction", 80)
+    run("process", stereo, "dual.wav", "--peak-reduction", 80, "--dual-mono")
+    linked, dual = soundfile.read("linked.wav")[0], soundfile.read("dual.wav")[0]
+    before, _ = soundfile.read(stereo)
+    audible = (np.abs(before) > 1e-3).all(axis=1)
+    gains = linked[audible] / before[audible]
+    np.testing.assert_allclose(gains[:, 0], gains[:, 1], rtol=1e-3)
+    assert np.abs(dual[:, 1]).sum() > 1.05 * np.abs(linked[:, 1]).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype"),
+    [("out.wav", "FLOAT"), ("out.flac", "PCM_16"), ("out.aiff", "FLOAT"), ("out.WAV", "FLOAT")],
+)
+def test_process_keeps_the_sample_format_where_it_can(run, tmp_path, audio, name, subtype):
+    soundfile.write(tmp_path / "in.wav", audio, 44100, "FLOAT")
+    assert run("process", tmp_path / "in.wav", name, "--peak-reduction", 65).status == 0
+    assert soundfile.info(name).subtype == subtype
+    after, _ = soundfile.read(name, dtype="float64")
+    expected = la.load("published").process(audio, 44100, compress_or_limit=0, peak_reduction=65)
+    np.testing.assert_allclose(after, expected, atol=1e-7 if subtype == "FLOAT" else PCM_16)
+
+
+def test_process_with_a_model_of_ones_own(run, wav, tmp_path):
+    model = la.GreyBox(la.ControlNet(seed=1))
+    model.save(tmp_path / "mine.safetensors")
+    assert run("process", wav, "out.wav", "--peak-reduction", 10, "--model", tmp_path / "mine.safetensors").status == 0
+    before, _ = soundfile.read(wav, dtype="float32")
+    after, _ = soundfile.read("out.wav", dtype="float64")
+    expected = model.process(before, 44100, compress_or_limit=0, peak_reduction=10)
+    np.testing.assert_allclose(after, expected, rtol=0, atol=PCM_16)
+
+
+def test_process_replaces_what_was_there(run, wav):
+    Path("out.wav").write_bytes(b"old")
+    assert run("process", wav, "out.wav", "--peak-reduction", 65).status == 0
+    assert soundfile.info("out.wav").frames == soundfile.info(wav).frames
+
+
+def test_process_an_empty_file(run, tmp_path):
+    soundfile.write(tmp_path / "in.wav", np.zeros(0, np.float32), 44100)
+    assert run("process", tmp_path / "in.wav", "out.wav", "--peak-reduction", 65).status == 0
+    assert soundfile.info("out.wav").frames == 0
+
+
+def test_below_forty_the_setting_at_forty_is_held_aloud(run, wav):
+    ran = run("process", wav, "low.wav", "--peak-reduction", 20)
+    assert ran.status == 0
+    said = [line for line in ran.err.splitlines() if line.startswith("warning: ")]
+    assert said == ["warning: peak_reduction 20 lies outside the table (40–100): the setting at 40 is held"]
+    again = run("process", wav, "forty.wav", "--peak-reduction", 40)
+    assert "warning" not in again.err
+    assert Path("low.wav").read_bytes() == Path("forty.wav").read_bytes()
+
+
+@pytest.mark.parametrize(("subtype", "warned"), [("PCM_16", True), ("FLOAT", False)])
+def test_clipping_is_said_where_it_happens(run, tmp_path, subtype, warned):
+    """Make-up lifts the first sample of a burst above full scale before the attack has begun."""
+    burst = np.zeros(4000, dtype=np.float32)
+    burst[1000:] = 0.9999
+    soundfile.write(tmp_path / "in.wav", burst, 44100, subtype)
+    ran = run("process", tmp_path / "in.wav", "out.wav", "--peak-reduction", 40)
+    assert ran.status == 0
+    assert ("warning: out.wav: clipped, the peak was 1.08 of full scale; lower the input" in ran.err) == warned
+    after, _ = soundfile.read("out.wav")
+    assert after[1000] == pytest.approx(1.0 if warned else 1.0823, abs=1e-3)  # not wrapped around
+
+
+# --- index, check, curves -------------------------------------------------------------------------------------------
+
+
+def test_index_prints_the_frame(run, recordings, frame):
+    ran = run("index", recordings)
+    assert ran.status == 0
+    assert ran.err == ""
+    pd.testing.assert_frame_equal(la.read_frame(pd.read_csv(io.StringIO(ran.out))), frame, check_like=False)
+
+
+def test_index_writes_the_frame(run, recordings, frame):
+    ran = run("index", recordings, "--out", "frame.csv")
+    assert ran == (0, "", "frame.csv: 5 pairs\n")
+    pd.testing.assert_frame_equal(la.read_frame("frame.csv"), frame)
+
+
+def test_check_of_a_sound_tree(run, recordings):
+    ran = run("check", recordings, "--out", "findings.csv")
+    assert ran.status == 0
+    assert ran.out.splitlines()[-1] == "0 error, 0 warning, 5 information"
+    assert (pd.read_csv("findings.csv")["finding"] == "lag").all()
+
+
+def test_check_says_what_is_wrong_and_what_to_do(run, tmp_path, record):
+    record(tmp_path / "tree", "Train", 1, (0, 50), 2.0)
+    record(tmp_path / "tree", "Train", 2, (0, 55), 2.0, truth=(0, 50))
+    target = tmp_path / "tree" / "Train" / "target_2_LA2A_3c__0__55.wav"
+    audio, rate = soundfile.read(target, dtype="float32")
+    soundfile.write(target, -audio, rate, "FLOAT")
+    ran = run("check", tmp_path / "tree")
+    assert ran.status == 0
+    first, last = ran.out.splitlines()
+    assert first.startswith("error: ")
+    assert "target_2_LA2A_3c__0__55.wav: polarity_inverted (-1.0); multiply the target by -1" in first
+    assert last.startswith("1 error, 0 warning")
+
+
+CURVE_FILES = {"curves.csv", "curves.svg", "static_curves.svg", "step_response.svg"}
+
+
+def test_curves(run, tmp_path, recwarn):
+    model = la.GreyBox(la.ControlNet(seed=1))
+    model.save(tmp_path / "mine.safetensors")
+    ran = run("curves", tmp_path / "mine.safetensors", "--out", "a/new/folder")
+    assert ran == (0, "", "a/new/folder: curves.csv, curves.svg, static_curves.svg, step_response.svg\n")
+    folder = Path("a/new/folder")
+    assert files_of(folder) == CURVE_FILES
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "curves.csv"), model.curves())
+    assert all("<text" in (folder / name).read_text(encoding="utf-8") for name in CURVE_FILES - {"curves.csv"})
+
+
+def test_curves_of_the_published_settings(run):
+    Path("out").mkdir()
+    assert run("curves", "published", "--out", "out").status == 0
+    assert files_of(Path("out")) == CURVE_FILES
+    table = pd.read_csv("out/curves.csv").set_index(["compress_or_limit", "peak_reduction"])
+    assert table.loc[(0, 40), "threshold_db"] == pytest.approx(-13.07595)
+    assert table.loc[(0, 10), "threshold_db"] == table.loc[(0, 40), "threshold_db"]
+
+
+# --- fit, evaluate, compare -----------------------------------------------------------------------------------------
+
+FIT_FILES = CURVE_FILES | {"model.safetensors", "history.csv", "config.json"}
+SCORE_FILES = {"scores.csv", "gain_reduction.svg"}
+
+
+def test_fit_scores_what_the_split_leaves(run, recordings):
+    ran = run("fit", recordings, "--out", "run", "--max-steps", 3, "--seed", 5)
+    assert ran.status == 0, ran.err
+    assert files_of(Path("run")) == FIT_FILES | SCORE_FILES
+    assert "run/model.safetensors: not converged" in ran.err
+    scored = pd.read_csv("run/scores.csv")
+    assert list(scored.columns) == list(COLUMNS)
+    assert set(scored["model"]) == {compare.GREY_BOX, *compare.LINEAR_ROWS}
+    assert set(scored["protocol"]) == {"shipped"}
+    assert set(scored["track_id"]) == {121, 122}
+    grey = scored[scored["model"] == compare.GREY_BOX]
+    assert set(grey["seed"]) == {5}
+    assert grey.set_index("track_id")["setting_seen"].astype(bool).to_dict() == {121: True, 122: False}
+    info = la.load("run/model.safetensors").info
+    assert (info["seed"], info["fit"]["adam"]["max_steps"]) == (5, 3)
+    assert "mean error" in ran.out
+    assert "hardware" in ran.out
+    assert "nothing adapted to the scored seconds" in ran.out
+
+
+def test_fit_leaves_wrong_recordings_out_aloud(run, tmp_path, record, few_steps):
+    for track_id, knob in ((1, 50), (2, 55), (3, 60)):
+        record(tmp_path / "tree", "Train", track_id, (0, knob), 3.0, truth=(0, 50))
+    target = tmp_path / "tree" / "Train" / "target_2_LA2A_3c__0__55.wav"
+    audio, rate = soundfile.read(target, dtype="float32")
+    soundfile.write(target, -audio, rate, "FLOAT")
+    ran = run("fit", tmp_path / "tree", "--out", "run")
+    assert ran.status == 0, ran.err
+    assert "left out: " in ran.err
+    assert "polarity_inverted" in ran.err
+    assert la.load("run/model.safetensors").info["settings_seen"] == [[0, 50], [0, 60]]
+    assert files_of(Path("run")) == FIT_FILES  # there is nothing to score
+
+
+def test_fit_and_score_later_in_time(run, tmp_path, record, few_steps):
+    record(tmp_path / "tree", "Train", 1, (0, 50), 6.5)
+    ran = run("fit", tmp_path / "tree", "--out", "run", "--split", "later-in-time", "--per-setting")
+    assert ran.status == 0, ran.err
+    scored = pd.read_csv("run/scores.csv")
+    assert set(scored["protocol"]) == {"later-in-time"}
+    assert set(scored["scored_from_s"]) == {2.5}
+
+
+def test_an_interrupted_fit_leaves_the_model(run, recordings, monkeypatch):
+    from ddsp_la2a.fitting import gradient
+
+    steps = []
+
+    class Interrupted(gradient.SegmentLoss):
+        def forward(self, *signals):
+            steps.append(1)
+            if len(steps) > 12:
+                raise KeyboardInterrupt
+            return super().forward(*signals)
+
+    monkeypatch.setattr(gradient, "SegmentLoss", Interrupted)
+    ran = run("fit", recordings, "--out", "run", "--max-steps", 100)
+    assert ran.status == 0, ran.err
+    assert files_of(Path("run")) == FIT_FILES
+    assert "not converged" in ran.err
+    assert la.load("run/model.safetensors").info["validation_esr"] is not None
+
+
+def test_evaluate(run, recordings, tmp_path):
+    la.GreyBox().save(tmp_path / "mine.safetensors")
+    ran = run("evaluate", tmp_path / "mine.safetensors", recordings, "--out", "out", "--rows", "val")
+    assert ran.status == 0, ran.err
+    assert files_of(Path("out")) == {"scores.csv"}
+    scored = pd.read_csv("out/scores.csv")
+    assert list(scored.columns) == list(COLUMNS)
+    assert scored[["model", "track_id", "split"]].to_numpy().tolist() == [["mine", 111, "val"]]
+    assert "mine" in ran.out
+
+
+def test_evaluate_published(run, recordings):
+    ran = run("evaluate", "published", recordings, "--out", "out")
+    assert ran.status == 0, ran.err
+    assert set(pd.read_csv("out/scores.csv")["model"]) == {"published"}
+
+
+def test_compare_writes_one_table_of_all(run, recordings, few_steps):
+    ran = run("compare", recordings, "--out", "out", "--models", "identity,published-filter,lstm-32", "--budget", 1)
+    assert ran.status == 0, ran.err
+    assert files_of(Path("out")) == FIT_FILES | SCORE_FILES
+    scored = pd.read_csv("out/scores.csv")
+    assert sorted(set(scored["model"])) == ["grey-box", "identity", "lstm-32", "published-filter"]
+    assert len(scored) == 8
+    lines = ran.out.splitlines()
+    assert sum("hardware" in line for line in lines) == 4
+    assert lines[-1] == "not converged within its budget, so not a verdict: grey-box, lstm-32"
+    picture = Path("out/gain_reduction.svg").read_text(encoding="utf-8")
+    for words in ("target", "grey-box", "lstm-32", "(hardware)"):
+        assert words in picture
+
+
+# --- from a wheel ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_folder(tmp_path, wav):
+    """Built without a network, installed beside nothing but its dependencies, run where there is no checkout."""
+    if find_spec("build") is None or find_spec("hatchling") is None:
+        pytest.skip("build and hatchling are needed to build a wheel without a network")
+
+    def call(*arguments: object, **more: str) -> Ran:
+        ran = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=empty,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **more},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    call("-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", ROOT)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for name in (
+        "ddsp_la2a/cli.py",
+        "ddsp_la2a/py.typed",
+        "ddsp_la2a/model/published_4a2a.json",
+        "baselines/registry.py",
+        "baselines/numpy_compressor.py",
+    ):
+        assert name in names, name
+    assert any(name.endswith("entry_points.txt") for name in names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ddsp_la2a", "baselines"}
+    assert not [name for name in names if "__pycache__" in name]
+
+    target = tmp_path / "installed"
+    pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    call(*pip, "--target", target, wheel)
+    environment = {"PYTHONPATH": str(target)}
+    where = "import ddsp_la2a, baselines; print(ddsp_la2a.__file__); print(baselines.__file__)"
+    located = call("-c", where, **environment).out.splitlines()
+    assert all(Path(line).is_relative_to(target) for line in located)
+
+    processed = call("-m", "ddsp_la2a", "process", wav, "out.wav", "--peak-reduction", 65, **environment)
+    assert "compiling once" in processed.err
+    assert soundfile.info(empty / "out.wav").frames == soundfile.info(wav).frames
+    call("-m", "ddsp_la2a", "curves", "published", "--out", "curves", **environment)
+    assert files_of(empty) == {"out.wav", "curves", *(f"curves/{name}" for name in CURVE_FILES)}
