@@ -661,3 +661,11 @@ def test_the_wheel_works_in_an_empty_folder(tmp_path, wav):
     assert soundfile.info(empty / "out.wav").frames == soundfile.info(wav).frames
     call("-m", "ddsp_la2a", "curves", "published", "--out", "curves", **environment)
     assert files_of(empty) == {"out.wav", "curves", *(f"curves/{name}" for name in CURVE_FILES)}
+
+    demo = call("-m", "ddsp_la2a", "demo", "--out", "demo", "--budget", 5, **environment)
+    assert "all numbers are from a simulated device" in demo.out
+    scored = pd.read_csv(empty / "demo" / "scores.csv")
+    assert set(scored["source"]) == {"simulated"}
+    errors = scored.groupby("model")["esr_dc_filtered"].mean()
+    assert errors["grey-box"] < 0.01
+    assert (errors["grey-box"] < errors[["numpy-single", "lstm-32", "identity-filter", "identity"]]).all()
