@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ddsp_la2a.data.audio import audio_info, read_audio
 from ddsp_la2a.data.index import read_frame
-from ddsp_la2a.evaluation.metrics import scores
+from ddsp_la2a.evaluation.metrics import SCORE_COLUMNS, scores
 from ddsp_la2a.units import seconds_to_frames
 
 SKIP_S = 1.0
@@ -33,16 +33,7 @@ COLUMNS = (
     "peak_reduction",
     "setting_seen",
     "scored_from_s",
-    "esr",
-    "esr_dc_filtered",
-    "esr_best_gain",
-    "gain_offset_db",
-    "gain_error_db",
-    "mae",
-    "mr_stft",
-    "lufs_difference",
-    "ldr_difference_db",
-    "polarity",
+    *SCORE_COLUMNS,
     "parameters",
     "real_time_factor",
     "train_seconds",
