@@ -178,7 +178,7 @@ def evaluate(model: Path, source: Path, out: Path, split: str, rows: str) -> Non
 @click.option("--budget", default=600.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a black box.")
 def compare(source: Path, out: Path, models: str | None, split: str, seed: int, budget: float) -> None:
     """Fit the grey box and its rivals on the same rows and score them all."""
-    names = models.split(",") if models else workflow.baseline_names()
+    names = [name.strip() for name in models.split(",")] if models else workflow.baseline_names()
     workflow.refuse_unknown(names)
     with workflow.new_folder(out):
         _compare(_checked(source), out, names, split, seed, budget)
