@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
-from ddsp_la2a.data.audio import audio_info, replacing
+from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.data.index import write_frame
 from ddsp_la2a.data.splits import PROTOCOLS, split_by
 from ddsp_la2a.dsp.kernels import needs_compiling
 from ddsp_la2a.evaluation.evaluate import summary
+from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.gradient import AdamSettings
 
 _BLOCK_FRAMES = 1 << 17

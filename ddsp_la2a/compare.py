@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from ddsp_la2a.data.audio import read_audio, replacing
+from ddsp_la2a.data.audio import read_audio
 from ddsp_la2a.data.check import apply_findings, check
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import figures
 from ddsp_la2a.evaluation.evaluate import Model, evaluate
+from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.fit import FitResult
 from ddsp_la2a.model.grey_box import GreyBox
 

@@ -20,13 +20,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ALLOWED = {
     "units": set(),
+    "files": set(),
     "simulated_unit": {"simulated_unit", "units"},
     "dsp": {"dsp", "units"},
-    "data": {"data", "units"},
-    "model": {"model", "dsp", "units"},
-    "evaluation": {"evaluation", "data", "units"},
-    "fitting": {"fitting", "model", "dsp", "data", "units"},
-    "compare": {"evaluation", "fitting", "model", "data", "units"},
+    "data": {"data", "files", "units"},
+    "model": {"model", "dsp", "files", "units"},
+    "evaluation": {"evaluation", "data", "files", "units"},
+    "fitting": {"fitting", "model", "dsp", "data", "files", "units"},
+    "compare": {"evaluation", "fitting", "model", "data", "files", "units"},
 }
 """What a room may import of the package; ``cli``, ``__main__`` and ``__init__`` gather them all."""
 

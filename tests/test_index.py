@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from ddsp_la2a.data.audio import audio_info, read_audio, replacing, write_audio
+from ddsp_la2a.data.audio import audio_info, read_audio, write_audio
 from ddsp_la2a.data.index import index, read_frame, write_frame
+from ddsp_la2a.files import replacing
 
 COLUMNS = [
     "track_id",

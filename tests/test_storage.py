@@ -410,7 +410,7 @@ def test_what_this_version_cannot_know_is_refused(changed: dict[str, Any], tmp_p
 
 def test_a_missing_folder_is_named_and_not_made(tmp_path: Path) -> None:
     path = tmp_path / "none" / "model.safetensors"
-    with pytest.raises(ValueError, match="expected an existing folder"):
+    with pytest.raises(ValueError, match="expected a file name in an existing folder"):
         save(network(), path)
     assert contents(tmp_path) == {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import soundfile
+
+from ddsp_la2a.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -141,34 +142,6 @@ def read_blocks(path: str | Path, start: int, stop: int, block_frames: int) -> I
                 return
             start += len(block)
             yield block[:, 0]
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to, and move it there once all is written.
-
-    So a file is either the old one or complete, whatever interrupts the writing.
-
-    Args:
-        path: the file to be written; its folder must exist.
-
-    Returns:
-        the temporary path, with the same ending, in the same folder.
-
-    Raises:
-        ValueError: the folder doesn't exist, or ``path`` is a folder itself.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: expected a file name, got a folder")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: expected a file name in an existing folder; create {path.parent} first")
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_audio(path: str | Path, audio: Any, sample_rate: int) -> None:

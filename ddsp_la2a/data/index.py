@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from ddsp_la2a.data.audio import replacing
 from ddsp_la2a.data.frame import COLUMNS, SOURCES, validated
+from ddsp_la2a.files import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ddsp_la2a.data.audio import replacing
 from ddsp_la2a.dsp.compressor import compressor
 from ddsp_la2a.dsp.curve import static_gain_db
+from ddsp_la2a.files import replacing
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude

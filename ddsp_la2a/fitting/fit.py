@@ -16,10 +16,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from ddsp_la2a.data.audio import replacing
 from ddsp_la2a.data.frame import STRETCH_COLUMNS
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import SegmentDataset
+from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.gradient import AdamSettings, train
 from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ddsp_la2a.dsp.compressor import CompressorParams
+from ddsp_la2a.files import replacing
 from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import Parameter
@@ -34,10 +34,7 @@ def _content_hash(description: dict[str, Any], tensors: dict[str, Tensor]) -> st
 
 
 def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
-    """Write a model file: a temporary file beside it, then a rename, so that it is there whole or not at all."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: expected an existing folder to write into, got none at {path.parent}")
+    """Write a model file, whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise ValueError(f"{path}: expected finite weights to save, got NaN or infinity")
@@ -49,16 +46,10 @@ def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
     }
     description = json.loads(json.dumps(plain))  # as it will be read: keys are text, tuples are lists
     metadata = {_KEY: json.dumps({**description, "content_sha256": _content_hash(description, tensors)})}
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # not mkstemp: its files are the owner's alone
-    try:
-        with temporary.open("xb") as file:
-            file.write(to_bytes(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(Path(path)) as temporary, temporary.open("xb") as file:
+        file.write(to_bytes(tensors, metadata))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: str | os.PathLike[str]) -> GreyBox:
@@ -105,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
     try:
         if description["family"] != "compressor":
             raise ValueError(f"family {description['family']!r} is not known")
-        controls = _controls(description["controls"], tensors)
+        controls = _controls(description["controls"])
         model = GreyBox(controls, description["info"])
         model.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
@@ -113,7 +104,7 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
     return model.eval()
 
 
-def _controls(config: dict[str, Any], tensors: dict[str, Tensor]) -> ControlNet | ParameterTable:
+def _controls(config: dict[str, Any]) -> ControlNet | ParameterTable:
     parameters = tuple(Parameter(**row) for row in config["parameters"])
     if any(not p.low < p.high or (p.scale == "log" and p.low <= 0) for p in parameters):
         raise ValueError("a parameter's range is empty")
