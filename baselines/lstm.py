@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ddsp_la2a.data.frame import settings_of
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.fitting.gradient import AdamSettings, train
 
@@ -114,14 +115,10 @@ def train_lstm(frame: pd.DataFrame, *, budget_s: float, seed: int = 0, progress:
     )
     ran = train(module, training, validation, settings, "lstm-32", progress)
     module.info |= {
-        "settings_seen": sorted({(int(c), int(p)) for c, p in _settings(training.frame)}),
+        "settings_seen": settings_of(training.frame),
         "train_seconds": round(ran.seconds, 2),
         "budget_s": budget_s,
         "converged": ran.converged,
         "seed": seed,
     }
     return module.eval()
-
-
-def _settings(frame: pd.DataFrame) -> NDArray[np.int64]:
-    return frame[["compress_or_limit", "peak_reduction"]].to_numpy()

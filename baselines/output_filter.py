@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_toeplitz
 from scipy.signal import correlate, lfilter
 
-from ddsp_la2a.data.audio import audio_info, read_audio
+from ddsp_la2a.data.audio import read_audio
+from ddsp_la2a.data.frame import stretch
 from ddsp_la2a.evaluation.evaluate import SKIP_S, Model
 from ddsp_la2a.evaluation.metrics import DC_FILTER
+from ddsp_la2a.units import seconds_to_frames
 
 _RIDGE = 1e-9
 _LONGEST_S = 60.0
@@ -56,14 +58,12 @@ class Filtered:
 
     def _products(self, row: Any, setting: tuple[int, int], taps: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Auto- and cross-correlation of the model's output with the target, lags −half … half."""
-        info = audio_info(row["processed_audio_path"])
-        frames = min(info.frames, audio_info(row["raw_audio_path"]).frames)
-        start, stop = int(row.get("start_frame", 0)), int(row.get("stop_frame", frames))
-        stop = min(stop, start + round(_LONGEST_S * info.sample_rate))
+        start, stop, sample_rate = stretch(row)
+        stop = min(stop, start + seconds_to_frames(_LONGEST_S, sample_rate))
         raw, _ = read_audio(row["raw_audio_path"], start, stop)
         target, _ = read_audio(row["processed_audio_path"], start, stop)
-        output = self._model.process(raw, info.sample_rate, compress_or_limit=setting[0], peak_reduction=setting[1])
-        skip = round(SKIP_S * info.sample_rate)
+        output = self._model.process(raw, sample_rate, compress_or_limit=setting[0], peak_reduction=setting[1])
+        skip = seconds_to_frames(SKIP_S, sample_rate)
         a = lfilter(*DC_FILTER, output.astype(np.float64))[skip:]
         b = lfilter(*DC_FILTER, target.astype(np.float64))[skip:]
         middle = len(a) - 1

@@ -138,19 +138,28 @@ def fit(
     """Fit the grey box; score it where the split leaves test rows."""
     with workflow.new_folder(out):
         frame = split_by(_checked(source), split)
-        _announce_compiling()
-        settings = AdamSettings(max_steps=max_steps, stft_weight=stft_weight, seed=seed)
-        result = la.fit(frame, method, per_setting, adam=settings, seed=seed, progress=True)
-        result.save(out)
-        workflow.write_curves(result.model, out)
+        settings = AdamSettings(max_steps=max_steps, stft_weight=stft_weight)
+        result = _fitted(frame, out, method=method, per_setting=per_setting, adam=settings, seed=seed)
         _say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
         if (frame["split"] == "test").any() and not result.interrupted:
-            scored, models = workflow.score_test_rows(
-                result, frame, workflow.LINEAR_ROWS, protocol=split, budget_s=0.0, seed=seed
-            )
-            workflow.write_scores(scored, out)
-            workflow.write_gain_reduction(models, frame, out)
-            _print_summary(scored)
+            _scored(result, frame, out, workflow.LINEAR_ROWS, protocol=split, budget_s=0.0, seed=seed)
+
+
+def _fitted(frame: pd.DataFrame, out: Path, **how: Any) -> la.FitResult:
+    _announce_compiling()
+    result = la.fit(frame, progress=True, **how)
+    result.save(out)
+    workflow.write_pictures(result.model, out)
+    return result
+
+
+def _scored(result: la.FitResult, frame: pd.DataFrame, out: Path, names: Any, **how: Any) -> dict[str, Any]:
+    """Score grey box and baselines on the test rows, write and print the table; all models by name."""
+    scored, models = workflow.score_test_rows(result, frame, names, **how)
+    workflow.write_scores(scored, out)
+    workflow.write_gain_reduction(models, frame, out)
+    _print_summary(scored)
+    return models
 
 
 @command.command()
@@ -190,16 +199,8 @@ def _compare(frame: pd.DataFrame, out: Path, names: Any, split: str, seed: int, 
     if not (frame["split"] == "test").any():
         splits = ", ".join(sorted(set(frame["split"])))
         raise ValueError(f"frame: expected rows whose split is 'test', got {splits}; or use --split later-in-time")
-    _announce_compiling()
-    result = la.fit(frame, seed=seed, progress=True)
-    result.save(out)
-    workflow.write_curves(result.model, out)
-    scored, models = workflow.score_test_rows(
-        result, frame, names, protocol=split, budget_s=budget, seed=seed, progress=True
-    )
-    workflow.write_scores(scored, out)
-    workflow.write_gain_reduction(models, frame, out)
-    _print_summary(scored)
+    result = _fitted(frame, out, seed=seed)
+    models = _scored(result, frame, out, names, protocol=split, budget_s=budget, seed=seed, progress=True)
     slow = [name for name, model in models.items() if getattr(model, "info", {}).get("converged") is False]
     if slow:
         click.echo(f"not converged within its budget, so not a verdict: {', '.join(slow)}")
@@ -226,7 +227,9 @@ def curves(model: Path, out: Path) -> None:
     """Write the learned curves of MODEL (or 'published') as table and pictures."""
     loaded = la.load(model)
     with workflow.new_folder(out):
-        workflow.write_curves(loaded, out)
+        with replacing(out / "curves.csv") as temporary:
+            loaded.curves().to_csv(temporary, index=False)
+        workflow.write_pictures(loaded, out)
         _say(f"{out}: curves.csv, curves.svg, static_curves.svg, step_response.svg")
 
 

@@ -110,10 +110,8 @@ def write_scores(scored: pd.DataFrame, folder: Path) -> None:
         scored.to_csv(temporary, index=False)
 
 
-def write_curves(model: GreyBox, folder: Path) -> None:
-    """``curves.csv`` and the pictures ``curves.svg``, ``static_curves.svg``, ``step_response.svg``."""
-    with replacing(folder / "curves.csv") as temporary:
-        model.curves().to_csv(temporary, index=False)
+def write_pictures(model: GreyBox, folder: Path) -> None:
+    """``curves.svg``, ``static_curves.svg`` and ``step_response.svg``."""
     seen, source = model.info.get("settings_seen", ()), model.info.get("source", "")
     title = source if isinstance(source, str) else "fitted to recordings: " + ", ".join(source)
     figures.save(figures.learned_curves(model.curves(), seen, title=title), folder / "curves.svg")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from ddsp_la2a.data.audio import audio_info
 
 COLUMNS = (
     "track_id",
@@ -63,16 +65,16 @@ def validated(frame: pd.DataFrame, name: str, folder: Path, first_line: int | No
             f"{name}: expected the columns {', '.join(COLUMNS)}, got {', '.join(map(str, frame.columns))}; "
             f"add {', '.join(missing)}, or let index() make the frame"
         )
-    stretch = [column for column in STRETCH_COLUMNS if column in frame.columns]
-    if len(stretch) == 1:
-        raise ValueError(f"{name}: expected both start_frame and stop_frame or neither, got {stretch[0]} alone")
+    limits = [column for column in STRETCH_COLUMNS if column in frame.columns]
+    if len(limits) == 1:
+        raise ValueError(f"{name}: expected both start_frame and stop_frame or neither, got {limits[0]} alone")
     if frame.empty:
         raise ValueError(f"{name}: expected at least one pair of recordings, got a frame without rows")
 
     clean = frame.reset_index(drop=True)
     if "source" not in clean.columns:
         clean["source"] = "hardware"
-    for column in [*COLUMNS[:1], *COLUMNS[3:5], *stretch]:
+    for column in [*COLUMNS[:1], *COLUMNS[3:5], *limits]:
         clean[column] = _whole_numbers(clean[column], column, row_name)
     for column in ("split", "take", *_PATHS, "source"):
         clean[column] = _texts(clean[column], column, row_name)
@@ -88,9 +90,37 @@ def validated(frame: pd.DataFrame, name: str, folder: Path, first_line: int | No
         clean[column] = _paths(clean[column], column, folder, row_name)
     _refuse_overlap(clean, row_name)
     others = [column for column in clean.columns if column not in (*COLUMNS, *STRETCH_COLUMNS)]
-    clean = clean[[*COLUMNS, *stretch, *others]]
+    clean = clean[[*COLUMNS, *limits, *others]]
     clean.attrs = dict(frame.attrs)
     return clean
+
+
+def stretch(row: Mapping[Any, Any]) -> tuple[int, int, int]:
+    """What a row of a frame covers: its stretch, or all that its two files have in common.
+
+    Args:
+        row: a row as a dictionary.
+
+    Returns:
+        first frame, frame after the last, and the sample rate in Hz.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or unreadable, or the two have different rates.
+    """
+    raw, processed = audio_info(row["raw_audio_path"]), audio_info(row["processed_audio_path"])
+    if raw.sample_rate != processed.sample_rate:
+        raise ValueError(
+            f"{processed.path}: expected {raw.sample_rate} Hz as {raw.path}, got {processed.sample_rate} Hz; "
+            "resample it"
+        )
+    start, stop = row.get("start_frame", 0), row.get("stop_frame", min(raw.frames, processed.frames))
+    return int(start), int(stop), processed.sample_rate
+
+
+def settings_of(frame: pd.DataFrame) -> list[tuple[int, int]]:
+    """The settings that occur in a frame, as sorted pairs of switch and knob."""
+    pairs = frame[["compress_or_limit", "peak_reduction"]].drop_duplicates()
+    return sorted((int(switch), int(knob)) for switch, knob in pairs.to_numpy())
 
 
 def _whole_numbers(values: pd.Series, column: str, row_name: Callable[[int], str]) -> pd.Series:

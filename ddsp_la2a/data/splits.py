@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddsp_la2a.data.audio import audio_info
+from ddsp_la2a.data.frame import stretch
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.units import seconds_to_frames
 
@@ -37,16 +37,14 @@ def split_by(frame: pd.DataFrame | str | Path, protocol: str) -> pd.DataFrame:
     if protocol == "shipped":
         return rows
     starts, edges, stops = [], [], []
-    for row in rows.itertuples(index=False):
-        info = audio_info(str(row.processed_audio_path))
-        frames = min(info.frames, audio_info(str(row.raw_audio_path)).frames)
-        start, stop = getattr(row, "start_frame", 0), getattr(row, "stop_frame", frames)
-        edge = stop - seconds_to_frames(LATER_SECONDS, info.sample_rate)
-        if edge - start < seconds_to_frames(2.0, info.sample_rate):
-            seconds = (stop - start) / info.sample_rate
+    for row in rows.to_dict("records"):
+        start, stop, sample_rate = stretch(row)
+        edge = stop - seconds_to_frames(LATER_SECONDS, sample_rate)
+        if edge - start < seconds_to_frames(2.0, sample_rate):
+            seconds = (stop - start) / sample_rate
             raise ValueError(
-                f"{info.path}: expected at least {LATER_SECONDS + 2:g} s to hold {LATER_SECONDS:g} s out, "
-                f"got {seconds:.2f} s; leave it out or use --split shipped"
+                f"{row['processed_audio_path']}: expected at least {LATER_SECONDS + 2:g} s to hold "
+                f"{LATER_SECONDS:g} s out, got {seconds:.2f} s; leave it out or use --split shipped"
             )
         starts.append(start)
         edges.append(edge)

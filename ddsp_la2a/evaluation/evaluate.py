@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ddsp_la2a.data.audio import audio_info, read_audio
+from ddsp_la2a.data.audio import read_audio
+from ddsp_la2a.data.frame import stretch
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation.metrics import SCORE_COLUMNS, scores
 from ddsp_la2a.units import seconds_to_frames
@@ -121,22 +122,15 @@ def evaluate(
 
 def _read(row: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32], int, int, int]:
     """Input and target from the lead-in on, rate, first scored frame of them, and where in the file they start."""
-    info = audio_info(row["processed_audio_path"])
-    raw_info = audio_info(row["raw_audio_path"])
-    if raw_info.sample_rate != info.sample_rate:
-        raise ValueError(
-            f"{info.path}: expected {raw_info.sample_rate} Hz as {raw_info.path}, got {info.sample_rate} Hz; "
-            "resample it"
-        )
-    frames = min(info.frames, raw_info.frames)
-    row_start, stop = int(row.get("start_frame", 0)), int(row.get("stop_frame", frames))
-    first = max(row_start - seconds_to_frames(LEAD_IN_S, info.sample_rate), 0)
+    row_start, stop, sample_rate = stretch(row)
+    first = max(row_start - seconds_to_frames(LEAD_IN_S, sample_rate), 0)
     raw, _ = read_audio(row["raw_audio_path"], first, stop)
     target, _ = read_audio(row["processed_audio_path"], first, stop)
-    scored_from = max(row_start, seconds_to_frames(SKIP_S, info.sample_rate))
+    scored_from = max(row_start, seconds_to_frames(SKIP_S, sample_rate))
     if scored_from >= stop:
-        raise ValueError(f"{info.path}: expected more than {SKIP_S:g} s to score, got {stop / info.sample_rate:.2f} s")
-    return raw, target, info.sample_rate, scored_from - first, first
+        path, seconds = row["processed_audio_path"], stop / sample_rate
+        raise ValueError(f"{path}: expected more than {SKIP_S:g} s to score, got {seconds:.2f} s")
+    return raw, target, sample_rate, scored_from - first, first
 
 
 def _described(model: Model, row: Mapping[str, Any]) -> dict[str, Any]:

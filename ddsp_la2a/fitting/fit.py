@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from ddsp_la2a.data.frame import STRETCH_COLUMNS
+from ddsp_la2a.data.frame import STRETCH_COLUMNS, settings_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.files import replacing
@@ -25,8 +25,6 @@ from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
 from ddsp_la2a.units import db_to_amplitude
-
-DEFAULT_SEGMENT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def fit(
     method: str = "adam",
     per_setting: bool = False,
     *,
-    segment_s: float = DEFAULT_SEGMENT_S,
+    segment_s: float = 5.0,
     warmup_s: float = 2.0,
     adam: AdamSettings | None = None,
     seed: int = 0,
@@ -200,7 +198,7 @@ def fit(
         "sample_rate": training.sample_rate,
         "data_sha256": data_hash(rows[rows["split"] != "test"]),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "settings_seen": sorted({(int(c), int(p)) for c, p in training.frame[list(CONTROLS)].to_numpy()}),
+        "settings_seen": settings_of(training.frame),
         "training_loss": _least(ran.history, "loss"),
         "validation_esr": _least(ran.history, "validation_esr"),
         "converged": ran.converged,
