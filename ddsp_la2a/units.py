@@ -21,6 +21,9 @@ FULL_SCALE_16_BIT = 32768
 DB_PER_NEPER = 20.0 / math.log(10.0)
 """Decibels in one neper (natural logarithm of an amplitude ratio)."""
 
+DB_PER_OCTAVE = 20.0 * math.log10(2.0)
+"""Decibels in a doubling of an amplitude."""
+
 RISE_TIME_TO_TIME_CONSTANT = math.log(9.0)
 """A one-pole's 10–90 % rise time is ln 9 ≈ 2.197 of its time constants."""
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.signal import lfilter
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from ddsp_la2a.dsp import kernels
+from ddsp_la2a.dsp import compiling, kernels
 from ddsp_la2a.dsp.ballistics import smooth
 from ddsp_la2a.units import rise_time_to_coefficient
+
+# torch's own, from what it imports when forward mode is first used
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 
 NAMES = ("target", "attack", "release", "state")
 
@@ -66,7 +72,7 @@ def test_one_time_constant_is_a_linear_low_pass(alpha: float) -> None:
 @pytest.mark.parametrize("wanted", [*itertools.combinations(NAMES, 1), *itertools.combinations(NAMES, 3), NAMES])
 def test_gradcheck(wanted: tuple[str, ...]) -> None:
     arguments = [value.requires_grad_(name in wanted) for name, value in differentiable_arguments().items()]
-    assert torch.autograd.gradcheck(smooth, arguments)
+    assert torch.autograd.gradcheck(smooth, arguments, check_forward_ad=True)
 
 
 def test_numbers_as_parameters_are_shared_by_all_rows() -> None:
@@ -191,6 +197,120 @@ def test_second_derivative_is_refused(loss) -> None:
         torch.autograd.grad(gradient, time_ms)
 
 
+MIXED: dict[str, Callable[[Any, Tensor], Any]] = {
+    "reverse over reverse": lambda f, x: torch.func.jacrev(torch.func.jacrev(f))(x),
+    "reverse over forward": lambda f, x: torch.func.jacrev(torch.func.jacfwd(f))(x),
+    "forward over reverse": lambda f, x: torch.func.jacfwd(torch.func.jacrev(f))(x),
+    "forward over forward": lambda f, x: torch.func.jacfwd(torch.func.jacfwd(f))(x),
+    "func.hessian": lambda f, x: torch.func.hessian(f)(x),
+    "autograd.hessian": lambda f, x: torch.autograd.functional.hessian(f, x),
+    "vectorised autograd.hessian": lambda f, x: torch.autograd.functional.hessian(f, x, vectorize=True),
+    "under vmap": lambda f, x: torch.func.vmap(torch.func.hessian(f))(torch.stack([x, x])),
+}
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("route", list(MIXED))
+def test_second_derivative_is_refused_in_any_mix_of_modes(route: str, name: str, power: int) -> None:
+    arguments = differentiable_arguments()
+
+    def loss(value: Tensor) -> Tensor:
+        smoothed, last = smooth(**arguments | {name: value})
+        return (smoothed**power).sum() + last.sum()
+
+    with pytest.raises(RuntimeError, match=r"smooth: differentiable once.* second derivative"):
+        MIXED[route](loss, arguments[name])
+
+
+def random_like(tensors: Iterable[Tensor], seed: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in tensors)
+
+
+@pytest.mark.parametrize("wanted", [*itertools.combinations(NAMES, 1), NAMES[1:], NAMES])
+def test_jvp_is_the_central_difference_and_the_transpose_of_reverse_mode(wanted: tuple[str, ...]) -> None:
+    arguments = differentiable_arguments()
+
+    def moved(*some: Tensor) -> tuple[Tensor, Tensor]:
+        return smooth(**arguments | dict(zip(wanted, some, strict=True)))
+
+    at = tuple(arguments[name] for name in wanted)
+    direction = random_like(at, 1)
+    values, tangents = torch.func.jvp(moved, at, direction)
+    with forward_ad.dual_level():
+        duals = moved(*map(forward_ad.make_dual, at, direction))
+        for dual, tangent in zip(duals, tangents, strict=True):
+            assert torch.equal(forward_ad.unpack_dual(dual).tangent, tangent)
+    step = 1e-6
+    ahead, behind = (moved(*(x + h * d for x, d in zip(at, direction, strict=True))) for h in (step, -step))
+    for value, tangent, expected, a, b in zip(values, tangents, moved(*at), ahead, behind, strict=True):
+        assert torch.equal(value, expected)
+        torch.testing.assert_close(tangent, (a - b) / (2.0 * step), rtol=1e-7, atol=1e-8)
+    weights = random_like(values, 2)
+    gradients = torch.func.vjp(moved, *at)[1](weights)
+    forward, reverse = (
+        sum(float((a * b).sum()) for a, b in zip(*pair, strict=True))
+        for pair in ((weights, tangents), (gradients, direction))
+    )
+    assert forward == pytest.approx(reverse, rel=1e-12)
+
+
+def test_tangent_of_float32_is_float32_and_that_of_its_state_float64() -> None:
+    target = noise(2, 30, dtype=torch.float32)
+    _, (tangent, last) = torch.func.jvp(lambda t: smooth(t, 0.2, 0.1, 0.5), (target,), (target,))
+    _, (expected, _) = torch.func.jvp(lambda t: smooth(t, 0.2, 0.1, 0.5), (target.double(),), (target.double(),))
+    assert tangent.dtype == torch.float32
+    assert last.dtype == torch.float64
+    assert torch.equal(tangent, expected.float())
+
+
+@pytest.mark.parametrize("jacobian", [torch.func.jacfwd, torch.func.jacrev], ids=["jacfwd", "jacrev"])
+@pytest.mark.parametrize("name", NAMES)
+def test_jacobian_is_that_of_reverse_mode(name: str, jacobian) -> None:
+    arguments = differentiable_arguments()
+
+    def of_one(value: Tensor) -> tuple[Tensor, Tensor]:
+        return smooth(**arguments | {name: value})
+
+    expected = torch.autograd.functional.jacobian(of_one, arguments[name])
+    torch.testing.assert_close(jacobian(of_one)(arguments[name]), expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("batched", [("target",), ("attack",), NAMES[1:], NAMES])
+def test_vmap_equals_a_loop(batched: tuple[str, ...]) -> None:
+    arguments = differentiable_arguments()
+    factors = torch.tensor([0.9, 1.0, 0.95, 0.8], dtype=torch.float64)
+    dims = tuple({"target": 2}.get(name, 0) if name in batched else None for name in NAMES)
+    batch = [
+        value if dim is None else torch.stack([f * value for f in factors], dim)
+        for value, dim in zip(arguments.values(), dims, strict=True)
+    ]
+    alone = [
+        tuple(x if dim is None else x.select(dim, k) for x, dim in zip(batch, dims, strict=True))
+        for k in range(len(factors))
+    ]
+    every = (0, 1, 2, 3)
+
+    def loss(*some: Tensor) -> Tensor:
+        smoothed, last = smooth(*some)
+        return smoothed.square().sum() + last.sum()
+
+    direction = random_like(arguments.values(), 1)
+    for function in (smooth, torch.func.grad(loss, every), lambda *x: torch.func.jvp(smooth, x, direction)[1]):
+        loop = tuple(map(torch.stack, zip(*(function(*one) for one in alone), strict=True)))
+        torch.testing.assert_close(torch.func.vmap(function, dims)(*batch), loop, rtol=1e-12, atol=1e-14)
+    through = torch.func.grad(lambda *x: torch.func.vmap(loss, dims)(*x).sum(), every)(*batch)
+    looped = torch.func.grad(
+        lambda *x: sum(
+            loss(*(v if dim is None else v.select(dim, k) for v, dim in zip(x, dims, strict=True)))
+            for k in range(len(factors))
+        ),
+        every,
+    )(*batch)
+    torch.testing.assert_close(through, looped, rtol=1e-12, atol=1e-14)
+
+
 def test_changing_an_input_before_the_backward_pass_is_refused() -> None:
     target = noise(1, 20)
     attack = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
@@ -233,7 +353,7 @@ def _smooth_in_threads() -> np.ndarray:
     target = noise(8, 30_000).numpy()
     row = np.full(8, 0.1)
     smoothed = np.empty_like(target)
-    kernels.over_rows(kernels.smooth_forward, 8, 30_000, target, row, row, row, smoothed)
+    compiling.over_rows(kernels.smooth_forward, 8, 30_000, target, row, row, row, smoothed)
     return smoothed
 
 
@@ -262,11 +382,11 @@ def test_an_error_in_a_thread_reaches_the_caller() -> None:
         raise ZeroDivisionError(f"rows {first} to {last}")
 
     with pytest.raises(ZeroDivisionError):
-        kernels.over_rows(failing, 4, 1_000_000)
+        compiling.over_rows(failing, 4, 1_000_000)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 17])
 def test_groups_of_rows_cover_every_row_once(rows: int) -> None:
     seen: list[int] = []
-    kernels.over_rows(lambda first, last: seen.extend(range(first, last)), rows, 1_000_000)
+    compiling.over_rows(lambda first, last: seen.extend(range(first, last)), rows, 1_000_000)
     assert sorted(seen) == list(range(rows))

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from baselines import numpy_compressor
 from baselines.numpy_compressor import compressor_gradient
+from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude
+
+# torch's own, from what it imports when forward mode is first used
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 
 RATE = 44100
 SETTING = {
@@ -176,7 +182,8 @@ def test_gradcheck(attack_ms: float, release_ms: float, knee_db: float, wanted: 
         params = CompressorParams(**{name: found[name] for name in SETTING})
         return compressor(found["audio"], params, RATE, state=found["state"], return_state=True)
 
-    assert torch.autograd.gradcheck(run, [value.requires_grad_(name in wanted) for name, value in inputs.items()])
+    leaves = [value.requires_grad_(name in wanted) for name, value in inputs.items()]
+    assert torch.autograd.gradcheck(run, leaves, check_forward_ad=True)
 
 
 @pytest.mark.parametrize("loss", [lambda y: y.square().sum(), lambda y: y.sum()], ids=["square", "sum"])
@@ -225,6 +232,251 @@ def test_the_graph_can_be_used_again() -> None:
     total = output.sum() + state.sum()
     first, again = (torch.autograd.grad(total, ratio, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, again)
+
+
+# Forward mode, vmap
+
+
+def away_from_kinks() -> dict[str, Tensor]:
+    """Two rows of every input in float64, with no sample at the edge of the knee or where attack turns to release."""
+    spread = torch.tensor([1.0, 1.3], dtype=torch.float64)
+    inputs = {name: value * spread for name, value in (SETTING | {"attack_ms": 0.2, "release_ms": 1.0}).items()}
+    inputs["state"] = torch.tensor([0.6, 0.9], dtype=torch.float64)
+    inputs["audio"] = torch.from_numpy(10.0 ** np.random.default_rng(4).uniform(-2.5, -0.3, (2, 40)))
+    inputs["audio"][:, ::3] *= -1.0
+    params = CompressorParams(**{name: inputs[name] for name in SETTING})
+    trace = compressor(inputs["audio"], params, RATE, state=inputs["state"], trace=True)
+    before = torch.cat([inputs["state"][:, None], trace.gain[:, :-1]], dim=1)
+    excess_db = (trace.level_db - inputs["threshold_db"][:, None]).abs()
+    assert float((db_to_amplitude(trace.static_gain_db) - before).abs().min()) > 1e-4
+    assert float((excess_db - 0.5 * inputs["knee_db"][:, None]).abs().min()) > 1e-3
+    return {name: inputs[name] for name in INPUTS}
+
+
+def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    audio, *params, state = inputs
+    return compressor(audio, CompressorParams(*params), RATE, state=state, return_state=True)
+
+
+def square_loss(*inputs: Tensor) -> Tensor:
+    output, state = run(*inputs)
+    return output.square().sum() + state.sum()
+
+
+def random_like(tensors: Iterable[Tensor], seed: int) -> list[Tensor]:
+    rng = np.random.default_rng(seed)
+    return [torch.from_numpy(rng.standard_normal(t.shape)).to(t.dtype) for t in tensors]
+
+
+def inner(left: Iterable[Tensor], right: Iterable[Tensor]) -> float:
+    return sum(float(torch.sum(a.double() * b.double())) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("wanted", [*itertools.combinations(INPUTS, 1), INPUTS[1:], INPUTS])
+def test_jvp_is_the_central_difference(wanted: tuple[str, ...]) -> None:
+    inputs = away_from_kinks()
+
+    def moved(*some: Tensor) -> tuple[Tensor, Tensor]:
+        return run(*(inputs | dict(zip(wanted, some, strict=True))).values())
+
+    at = tuple(inputs[name] for name in wanted)
+    direction = tuple(x * d for x, d in zip(at, random_like(at, 1), strict=True))
+    values, tangents = torch.func.jvp(moved, at, direction)
+    step = 1e-5
+    ahead, behind = (moved(*(x + h * d for x, d in zip(at, direction, strict=True))) for h in (step, -step))
+    for value, tangent, expected, a, b in zip(values, tangents, moved(*at), ahead, behind, strict=True):
+        assert torch.equal(value, expected)
+        assert relative_error(tangent, (a - b) / (2.0 * step)) < 1e-7
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("threshold_db", "knee_db"), [(-30.0, 0.0), (-30.0, 12.0), (-200.0, 12.0)])
+@pytest.mark.parametrize("name", [*INPUTS, "all"])
+def test_forward_mode_is_the_transpose_of_reverse_mode(
+    name: str, threshold_db: float, knee_db: float, dtype: type
+) -> None:
+    # At the kinks too, where both must take the same side: the bursts have silence and samples below the floor.
+    numbers = SETTING | {"threshold_db": threshold_db, "knee_db": knee_db, "state": 1.0}
+    inputs = {"audio": rows_of_bursts(2, 500, dtype)}
+    inputs |= {name: torch.full((2,), value, dtype=torch.float64) for name, value in numbers.items()}
+    directions = dict(zip(inputs, random_like(inputs.values(), 1), strict=True))
+    weights = random_like(run(*inputs.values()), 2)
+    wanted = list(inputs) if name == "all" else [name]
+    with forward_ad.dual_level():
+        duals = {n: forward_ad.make_dual(t, directions[n]) if n in wanted else t for n, t in inputs.items()}
+        tangents = [forward_ad.unpack_dual(dual).tangent for dual in run(*duals.values())]
+    assert [t.dtype for t in tangents] == [inputs["audio"].dtype, torch.float64]
+    leaves = [inputs[n].requires_grad_() for n in wanted]
+    gradients = torch.autograd.grad(run(*inputs.values()), leaves, weights)
+    transposed = inner([directions[n] for n in wanted], gradients)
+    scale = sum(abs(inner([w], [t])) for w, t in zip(weights, tangents, strict=True))
+    assert abs(inner(weights, tangents) - transposed) <= (1e-4 if dtype is np.float32 else 1e-11) * scale
+
+
+def test_fused_and_traced_tangents_are_the_same() -> None:
+    inputs = tuple(away_from_kinks().values())
+
+    def traced(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        audio, *params, state = inputs
+        trace = compressor(audio, CompressorParams(*params), RATE, state=state, trace=True)
+        return trace.output, trace.state
+
+    directions = tuple(random_like(inputs, 1))
+    _, fused = torch.func.jvp(run, inputs, directions)
+    _, expected = torch.func.jvp(traced, inputs, directions)
+    torch.testing.assert_close(fused, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("forward", [torch.func.jacfwd, torch.func.jacrev], ids=["jacfwd", "jacrev"])
+@pytest.mark.parametrize("which", [0, 1], ids=["output", "state"])
+def test_jacobian_for_the_parameters_is_that_of_reverse_mode(which: int, forward) -> None:
+    audio, *params = away_from_kinks().values()
+    vector = torch.stack(params, dim=1)[0]
+
+    def of_vector(vector: Tensor) -> Tensor:
+        return run(audio[:1], *vector)[which]
+
+    expected = torch.autograd.functional.jacobian(of_vector, vector)
+    torch.testing.assert_close(forward(of_vector)(vector), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_jacobian_for_the_audio_is_that_of_reverse_mode() -> None:
+    audio, *params = away_from_kinks().values()
+    expected = torch.autograd.functional.jacobian(lambda x: run(x, *params)[0], audio)
+    jacobian = torch.func.jacfwd(lambda x: run(x, *params)[0])(audio)
+    torch.testing.assert_close(jacobian, expected, rtol=1e-10, atol=1e-12)
+    assert not bool(jacobian[0, :, 1].any())  # no row depends on another
+
+
+BATCHED = [("audio",), INPUTS[1:], ("ratio",), ("attack_ms", "state"), INPUTS]
+
+
+@pytest.mark.parametrize("batched", BATCHED)
+def test_vmap_equals_a_loop(batched: tuple[str, ...]) -> None:
+    inputs = away_from_kinks()
+    factors = torch.tensor([0.9, 1.0, 1.05], dtype=torch.float64)
+    dims = tuple({"audio": 2}.get(name, 0) if name in batched else None for name in INPUTS)
+    batch = [
+        value if dim is None else torch.stack([f * value for f in factors], dim)
+        for value, dim in zip(inputs.values(), dims, strict=True)
+    ]
+    alone = [
+        [x if dim is None else x.select(dim, k) for x, dim in zip(batch, dims, strict=True)]
+        for k in range(len(factors))
+    ]
+    every = tuple(range(len(INPUTS)))
+
+    def same(got: tuple[Tensor, ...], loop: list[tuple[Tensor, ...]]) -> None:
+        torch.testing.assert_close(got, tuple(map(torch.stack, zip(*loop, strict=True))), rtol=1e-12, atol=1e-14)
+
+    output, state = torch.func.vmap(run, dims)(*batch)
+    for k, one in enumerate(alone):
+        assert torch.equal(output[k], run(*one)[0])
+        assert torch.equal(state[k], run(*one)[1])
+    gradients = [torch.func.grad(square_loss, every)(*one) for one in alone]
+    same(torch.func.vmap(torch.func.grad(square_loss, every), dims)(*batch), gradients)
+    directions = tuple(random_like(inputs.values(), 1))
+    tangents = [torch.func.jvp(run, tuple(one), directions)[1] for one in alone]
+    same(torch.func.vmap(lambda *one: torch.func.jvp(run, one, directions)[1], dims)(*batch), tangents)
+
+    def total(*batch: Tensor) -> Tensor:
+        return torch.func.vmap(square_loss, dims)(*batch).sum()
+
+    wanted = tuple(
+        torch.stack(parts, dim) if dim is not None else sum(parts)
+        for parts, dim in zip(zip(*gradients, strict=True), dims, strict=True)
+    )
+    torch.testing.assert_close(torch.func.grad(total, every)(*batch), wanted, rtol=1e-11, atol=1e-13)
+    leaves = [x.clone().requires_grad_() for x in batch]
+    torch.testing.assert_close(torch.autograd.grad(total(*leaves), leaves), wanted, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_vmap_and_jvp_of_hardly_any_samples(frames: int) -> None:
+    audio = torch.full((3, 2, frames), 0.5)
+    params = CompressorParams(**SETTING)
+
+    def last(x: Tensor) -> tuple[Tensor, Tensor]:
+        return compressor(x, params, RATE, return_state=True)
+
+    assert torch.func.vmap(last)(audio)[0].shape == audio.shape
+    assert torch.func.jvp(last, (audio[0],), (audio[0],))[1][0].shape == audio[0].shape
+    assert torch.func.vmap(last)(torch.empty((3, 0, frames)))[1].shape == (3, 0)
+
+
+MIXED: dict[str, Callable[[Any, Tensor], Any]] = {
+    "reverse over reverse": lambda f, x: torch.func.jacrev(torch.func.jacrev(f))(x),
+    "reverse over forward": lambda f, x: torch.func.jacrev(torch.func.jacfwd(f))(x),
+    "forward over reverse": lambda f, x: torch.func.jacfwd(torch.func.jacrev(f))(x),
+    "forward over forward": lambda f, x: torch.func.jacfwd(torch.func.jacfwd(f))(x),
+    "func.hessian": lambda f, x: torch.func.hessian(f)(x),
+    "autograd.hessian": lambda f, x: torch.autograd.functional.hessian(f, x),
+    "vectorised autograd.hessian": lambda f, x: torch.autograd.functional.hessian(f, x, vectorize=True),
+    "under vmap": lambda f, x: torch.func.vmap(torch.func.hessian(f))(torch.stack([x, x])),
+}
+
+
+@pytest.mark.parametrize("linear", [False, True], ids=["square", "linear"])
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("route", list(MIXED))
+def test_second_derivative_is_refused_in_any_mix_of_modes(route: str, name: str, linear: bool) -> None:
+    inputs = away_from_kinks()
+
+    def loss(value: Tensor) -> Tensor:
+        arguments = (inputs | {name: value}).values()
+        return run(*arguments)[0].sum() if linear else square_loss(*arguments)
+
+    with pytest.raises(RuntimeError, match=r"compressor: differentiable once.* second derivative"):
+        MIXED[route](loss, inputs[name])
+
+
+def test_derivative_for_one_input_of_the_derivative_for_another_is_refused() -> None:
+    audio, *params = away_from_kinks().values()
+
+    def along_the_audio(ratio: Tensor) -> Tensor:
+        others = [params[0], ratio, *params[2:]]
+        return torch.func.jvp(lambda x: square_loss(x, *others), (audio,), (torch.ones_like(audio),))[1]
+
+    for second in (torch.func.grad(along_the_audio), torch.func.jacfwd(along_the_audio)):
+        with pytest.raises(RuntimeError, match="second derivative"):
+            second(params[1])
+
+
+def test_values_are_checked_in_forward_mode_and_shapes_under_vmap() -> None:
+    audio = rows_of_bursts(2, 20)
+
+    def of_ratio(ratio: Tensor) -> Tensor:
+        return compressor(audio, CompressorParams(**SETTING | {"ratio": ratio}), RATE)
+
+    def of_state(state: Tensor) -> Tensor:
+        return compressor(audio, CompressorParams(**SETTING), RATE, state=state)
+
+    with pytest.raises(ValueError, match=r"ratio: expected at least 1, got 0\.5"):
+        torch.func.jacfwd(of_ratio)(torch.tensor(0.5))
+    with pytest.raises(ValueError, match=r"ratio: expected a number or shape \(batch,\), got shape \(1, 2\)"):
+        torch.func.vmap(of_ratio)(torch.full((3, 1, 2), 4.0))
+    with pytest.raises(ValueError, match=r"ratio: expected a number or shape \(2,\)"):
+        torch.func.vmap(of_ratio)(torch.full((2, 3), 4.0))
+    with pytest.raises(ValueError, match="state: expected a finite gain"):
+        torch.func.jacfwd(of_state)(torch.tensor(math.nan))
+    with pytest.raises(ValueError, match=r"audio: expected shape \(batch, time\), got \(20,\)"):
+        torch.func.vmap(lambda x: compressor(x, CompressorParams(**SETTING), RATE))(audio)
+
+
+def test_the_gain_is_kept_for_a_backward_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def spy(kernel: Any, rows: int, samples: int, *arrays: np.ndarray) -> None:
+        kept.append(arrays[-1].size)
+        over_rows(kernel, rows, samples, *arrays)
+
+    monkeypatch.setattr("ddsp_la2a.dsp.compressor.over_rows", spy)
+    audio, ratio = rows_of_bursts(2, 50), torch.tensor(4.0, requires_grad=True)
+    compressor(audio, CompressorParams(**SETTING), RATE)
+    compressor(audio, CompressorParams(**SETTING | {"ratio": ratio}), RATE)
+    with torch.no_grad():
+        compressor(audio, CompressorParams(**SETTING | {"ratio": ratio}), RATE)
+    assert kept == [0, 100, 0]
 
 
 # The fused path and the traced one

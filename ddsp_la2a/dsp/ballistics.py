@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddsp_la2a.dsp import kernels
+from ddsp_la2a.dsp.compiling import over_rows
 
 
 def per_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
@@ -20,43 +23,114 @@ def per_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
     return tensor.expand(rows).contiguous()
 
 
-class _Smooth(torch.autograd.Function):
+def or_zeros(derivative: Tensor | None, like: Tensor) -> Tensor:
+    """The derivative, for which torch says None where it is zero."""
+    return torch.zeros_like(like) if derivative is None else derivative
+
+
+def as_array(tensor: Tensor) -> NDArray[np.floating]:
+    """The tensor's values as the kernels read them: on the CPU, C-contiguous; shared where they are so already."""
+    return np.ascontiguousarray(tensor.numpy(force=True))
+
+
+class RowFunction(torch.autograd.Function):
+    """A function whose rows know nothing of each other: to it, what vmap runs over is just more rows."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        def into_rows(value: Any, dim: int | None) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            batch = value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+            return batch.flatten(0, 1)
+
+        outputs = cls.apply(*map(into_rows, arguments, in_dims))
+        return tuple(output.unflatten(0, (info.batch_size, -1)) for output in outputs), 0
+
+
+class FirstDerivative(RowFunction):
+    """A first derivative as a function of its own, so that torch knows that it depends on the inputs."""
+
+    operator: str
+
     @staticmethod
-    def forward(ctx: Any, target: Tensor, attack: Tensor, release: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        kept = [t.detach().cpu().contiguous() for t in (target, attack, release, state)]
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @classmethod
+    def backward(cls, ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"{cls.operator}: differentiable once, got a request for its second derivative")
+
+    jvp = backward
+
+
+class Tangent(FirstDerivative):
+    """Tangents of the output and the last state; takes signal, parameters and state, then the tangents of these."""
+
+    kernel: Any
+
+    @classmethod
+    def forward(cls, *arguments: Any) -> tuple[Tensor, Tensor]:
+        inputs, tangents = arguments[: len(arguments) // 2], arguments[len(arguments) // 2 :]
+        signal = inputs[0]
+        rows, samples = signal.shape
+        # A constant signal costs no buffer of zeros.
+        signal_tangent = signal.new_empty((rows, 0)) if tangents[0] is None else tangents[0]
+        others = torch.stack([or_zeros(t, like) for t, like in zip(tangents[1:], inputs[1:], strict=True)], 1).cpu()
+        output = torch.empty((rows, samples), dtype=signal.dtype)
+        over_rows(cls.kernel, rows, samples, *map(as_array, (*inputs, signal_tangent, others, output)))
+        return output.to(signal.device), others[:, -1].to(signal.device, copy=True)
+
+
+class _Smooth(RowFunction):
+    """Smoothed signal, its last value, and the signal once more, in float64 for the backward pass."""
+
+    @staticmethod
+    def forward(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        target = inputs[0]
         rows, samples = target.shape
         smoothed = torch.empty((rows, samples), dtype=torch.float64)
-        kernels.over_rows(kernels.smooth_forward, rows, samples, *(t.numpy() for t in kept), smoothed.numpy())
-        ctx.save_for_backward(target, attack, release, state, smoothed)
+        over_rows(kernels.smooth_forward, rows, samples, *map(as_array, (*inputs, smoothed)))
         # Copies even for float64 input: what is saved for the backward pass must not be the caller's to change.
         output = smoothed.to(device=target.device, dtype=target.dtype, copy=True)
-        return output, smoothed[:, -1].to(device=target.device, copy=True)
+        return output, smoothed[:, -1].to(device=target.device, copy=True), smoothed
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_state: Tensor) -> Any:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output[-1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, output[-1])
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_state: Tensor | None, _: None) -> Any:
         *inputs, smoothed = ctx.saved_tensors
-        return _SmoothAdjoint.apply(smoothed, grad, grad_state, *inputs)
-
-
-class _SmoothAdjoint(torch.autograd.Function):
-    """The first derivative as a function of its own, so that torch knows that it depends on the inputs."""
+        return _SmoothAdjoint.apply(smoothed, or_zeros(grad, inputs[0]), or_zeros(grad_state, inputs[-1]), *inputs)
 
     @staticmethod
-    def forward(ctx: Any, smoothed: Tensor, grad: Tensor, grad_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        kept = [t.detach().cpu().contiguous() for t in inputs]
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        return *_SmoothTangent.apply(*ctx.saved_tensors, *tangents), None
+
+
+class _SmoothAdjoint(FirstDerivative):
+    operator = "smooth"
+
+    @staticmethod
+    def forward(smoothed: Tensor, grad: Tensor, grad_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         device = inputs[0].device
         rows, samples = smoothed.shape
-        total = grad.to(device="cpu", dtype=torch.float64, copy=True).contiguous()
+        total = grad.to(device="cpu", dtype=torch.float64, copy=True)
         total[:, -1] += grad_state.cpu()
-        grad_target = torch.empty_like(kept[0])
+        grad_target = torch.empty((rows, samples), dtype=inputs[0].dtype)
         grad_params = torch.empty((rows, 3), dtype=torch.float64)
-        arrays = [t.numpy() for t in (*kept, smoothed, total, grad_target, grad_params)]
-        kernels.over_rows(kernels.smooth_backward, rows, samples, *arrays)
+        arrays = map(as_array, (*inputs, smoothed, total, grad_target, grad_params))
+        over_rows(kernels.smooth_backward, rows, samples, *arrays)
         return grad_target.to(device), *(part.clone() for part in grad_params.to(device).unbind(1))
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError("smooth: differentiable once, got a request for its second derivative")
+
+class _SmoothTangent(Tangent):
+    operator = "smooth"
+    kernel = kernels.smooth_jvp
 
 
 def smooth(
@@ -68,8 +142,9 @@ def smooth(
 
         g[n] = g[n−1] + α (target[n] − g[n−1]),   α = attack where target[n] < g[n−1], else release
 
-    Exact and sequential, differentiable once in every argument (the adjoint runs backwards through the same loop; a
-    second derivative is refused by torch). With ``attack == release`` it is a linear first-order low-pass.
+    Exact and sequential, differentiable once in every argument: in reverse mode (the adjoint runs backwards through the
+    same loop) and in forward mode (the tangents run along with it), under ``torch.func.vmap`` too. A second derivative
+    is refused, whichever modes are mixed. With ``attack == release`` it is a linear first-order low-pass.
 
     Args:
         target: what the output follows (a linear gain, for a compressor), float32 or float64.
@@ -84,6 +159,10 @@ def smooth(
         The smoothed signal ``(batch, time)`` in the target's dtype, and its last value ``(batch,)`` in float64, to be
         handed to the next call.
 
+    Raises:
+        ValueError: a target or parameter of the wrong type or shape.
+        RuntimeError: a second derivative, when it is computed.
+
     References:
         Giannoulis, Massberg & Reiss 2012, J. Audio Eng. Soc. 60(6), eq. 16, on the linear gain as in Yu & Fazekas 2025
         (arXiv 2509.10706).
@@ -95,4 +174,7 @@ def smooth(
     first = per_row(state, "state", target)
     if target.shape[1] == 0:
         return target, first
-    return _Smooth.apply(target, per_row(attack, "attack", target), per_row(release, "release", target), first)
+    smoothed, last, _ = _Smooth.apply(
+        target, per_row(attack, "attack", target), per_row(release, "release", target), first
+    )
+    return smoothed, last

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ddsp_la2a.dsp import kernels
-from ddsp_la2a.dsp.ballistics import per_row, smooth
+from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, Tangent, as_array, or_zeros, per_row, smooth
+from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.curve import static_gain_db
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
 
@@ -32,7 +33,8 @@ class CompressorParams:
         makeup_db: gain after compression in dB.
 
     Raises:
-        ValueError: a value is not finite or out of range; the message names the parameter.
+        ValueError: a value is not finite or out of range; the message names the parameter. Under ``torch.func.vmap``
+            only the shape is checked.
     """
 
     threshold_db: Tensor | float
@@ -57,7 +59,7 @@ class CompressorParams:
                 expected, bad = f"at least {_LOWEST[field.name]:g}", bad | (value < _LOWEST[field.name])
             elif field.name in _ABOVE:
                 expected, bad = f"more than {_ABOVE[field.name]:g}", bad | (value <= _ABOVE[field.name])
-            if bool(bad.any()):
+            if _any(bad):
                 got = value if value.ndim == 0 else value[bad][0]
                 raise ValueError(f"{field.name}: expected {expected}, got {got.item():g}")
 
@@ -72,43 +74,66 @@ class CompressorTrace(NamedTuple):
     state: Tensor
 
 
-class _Compress(torch.autograd.Function):
+def _any(condition: Tensor) -> bool:
+    """Whether a condition is known to hold anywhere."""
+    try:
+        return bool(condition.any())
+    except RuntimeError:  # under vmap a tensor has a shape to check, but no one value that a branch could hang on
+        return False
+
+
+class _Compress(RowFunction):
+    """Output, last state, and the gain in float64 for the backward pass, empty unless ``keep_gain``."""
+
     @staticmethod
-    def forward(ctx: Any, audio: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
-        kept = [t.detach().cpu().contiguous() for t in (audio, *params)]
+    def forward(keep_gain: bool, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        audio, *params, before = inputs
         rows, samples = audio.shape
-        output = torch.empty_like(kept[0])
-        gain = torch.empty((rows, samples if any(ctx.needs_input_grad) else 0), dtype=torch.float64)
-        state = kept[-1].clone()
-        arrays = [t.numpy() for t in (kept[0], *kept[:-1], state, output, gain)]
-        kernels.over_rows(kernels.compress_forward, rows, samples, *arrays)
-        ctx.save_for_backward(audio, *params, gain)
-        return output.to(audio.device), state.to(audio.device)
+        output = torch.empty((rows, samples), dtype=audio.dtype)
+        gain = torch.empty((rows, samples if keep_gain else 0), dtype=torch.float64)
+        state = before.to(device="cpu", copy=True)
+        arrays = map(as_array, (audio, audio, *params, state, output, gain))
+        over_rows(kernels.compress_forward, rows, samples, *arrays)
+        return output.to(audio.device), state.to(audio.device), gain
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor, grad_state: Tensor) -> Any:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output[-1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[1:], output[-1])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, grad_state: Tensor | None, _: None) -> Any:
         *inputs, gain = ctx.saved_tensors
-        return _CompressAdjoint.apply(gain, grad_output, grad_state, *inputs)
-
-
-class _CompressAdjoint(torch.autograd.Function):
-    """The first derivative as a function of its own, so that torch knows that it depends on the inputs."""
+        grads = or_zeros(grad_output, inputs[0]), or_zeros(grad_state, inputs[-1])
+        return None, *_CompressAdjoint.apply(gain, *grads, *inputs)
 
     @staticmethod
-    def forward(ctx: Any, gain: Tensor, grad_output: Tensor, grad_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        kept = [t.detach().cpu().contiguous() for t in inputs]
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
+        return *_CompressTangent.apply(*ctx.saved_tensors, *tangents), None
+
+
+class _CompressAdjoint(FirstDerivative):
+    operator = "compressor"
+
+    @staticmethod
+    def forward(gain: Tensor, grad_output: Tensor, grad_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         device = inputs[0].device
-        rows, samples = gain.shape
-        grad_audio = torch.empty_like(kept[0])
+        rows, samples = inputs[0].shape
+        if gain.shape[1] == 0:  # under vmap it doesn't show beforehand that there is a backward pass to keep it for
+            gain = _Compress.forward(True, *inputs)[-1]
+        grad_audio = torch.empty((rows, samples), dtype=inputs[0].dtype)
         grad_params = torch.empty((rows, 6), dtype=torch.float64)
         adjoint = grad_state.to(device="cpu", dtype=torch.float64, copy=True).contiguous()
-        tensors = (*kept, gain, grad_output.cpu().contiguous(), grad_audio, grad_params, adjoint)
-        kernels.over_rows(kernels.compress_backward, rows, samples, *(t.numpy() for t in tensors))
+        arrays = map(as_array, (*inputs, gain, grad_output, grad_audio, grad_params, adjoint))
+        over_rows(kernels.compress_backward, rows, samples, *arrays)
         return grad_audio.to(device), *(part.clone() for part in grad_params.to(device).unbind(1)), adjoint.to(device)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError("compressor: differentiable once, got a request for its second derivative")
+
+class _CompressTangent(Tangent):
+    operator = "compressor"
+    kernel = kernels.compress_jvp
 
 
 def check_audio(audio: Tensor) -> None:
@@ -144,7 +169,9 @@ def compressor(
         g[n]      = g[n−1] + α (target[n] − g[n−1]),  α attack where target[n] < g[n−1], else release
         y[n]      = x[n] · g[n] · 10^(makeup / 20)
 
-    Differentiable once with respect to the audio, every parameter and the state.
+    Differentiable once with respect to the audio, every parameter and the state, in reverse mode and in forward mode
+    (``torch.func.jvp``, ``jacfwd``, ``torch.autograd.forward_ad``), under ``torch.func.vmap`` too. A second derivative
+    is refused, whichever modes are mixed.
 
     Args:
         audio: full scale ±1, float32 or float64.
@@ -163,6 +190,7 @@ def compressor(
 
     Raises:
         ValueError: wrong type, shape or range, with what was expected and what came.
+        RuntimeError: a second derivative, when it is computed.
 
     References:
         Giannoulis, Massberg & Reiss 2012, J. Audio Eng. Soc. 60(6), eqs. 4 and 16; signal flow as in Yu & Fazekas 2025
@@ -177,7 +205,7 @@ def compressor(
     release = rise_time_to_coefficient(release_ms, sample_rate)
     makeup = db_to_amplitude(makeup_db)
     before = per_row(state, "state", audio)
-    if not bool(torch.isfinite(before).all()):
+    if _any(~torch.isfinite(before)):
         raise ValueError(f"state: expected a finite gain, got {state}")
     if trace:
         level_db = amplitude_to_db(audio.to(torch.float64).abs())
@@ -187,5 +215,7 @@ def compressor(
     if audio.shape[1] == 0:
         output, after = audio, before
     else:
-        output, after = _Compress.apply(audio, threshold, 1.0 - 1.0 / ratio, knee, attack, release, makeup, before)
+        inputs = (audio, threshold, 1.0 - 1.0 / ratio, knee, attack, release, makeup, before)
+        keep_gain = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+        output, after, _ = _Compress.apply(keep_gain, *inputs)
     return (output, after) if return_state else output

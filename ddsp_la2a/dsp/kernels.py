@@ -1,40 +1,22 @@
-"""The compiled loops. The only module that knows how they are compiled.
+"""The compiled loops.
 
-A kernel works on rows ``first … last − 1`` of C-contiguous arrays, so that :func:`over_rows` can hand groups of rows to
-threads. Audio is float32 or float64; state, parameters and everything accumulated is float64, because a release of
-seconds has a pole so near one that float32 would stall short of its end.
-
-numba's ``parallel=True`` is not used: its OpenMP pool kills forked DataLoader workers. The kernels release the GIL and
-:func:`over_rows` starts its few threads for the length of one call.
+A kernel with the arguments ``first`` and ``last`` works on those rows of C-contiguous arrays, so that groups of rows
+can be handed to threads (``compiling.over_rows``). Audio is float32 or float64; state, parameters and everything
+accumulated is float64, because a release of seconds has a pole so near one that float32 would stall short of its end.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numba
 import numpy as np
-import torch
 
-from ddsp_la2a.units import DB_PER_NEPER, LEVEL_FLOOR
-
-_SAMPLES_WORTH_A_THREAD = 100_000
+from ddsp_la2a.dsp.compiling import FUSED, REORDERED, compiled, exp2, inlined, log2
+from ddsp_la2a.units import DB_PER_NEPER, DB_PER_OCTAVE, LEVEL_FLOOR
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile on first use, and keep the machine code on disk where some cache folder is writable."""
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # numba found no folder to cache in
-        return numba.njit(nogil=True, error_model="numpy")(function)
-
-
-@numba.njit(inline="always")
+@inlined
 def _knee(excess_db: float, knee_db: float) -> tuple[float, float]:
     """Return h(d) and dh/dd of the quadratic knee for d > −w/2; the curve's gain is −slope · h."""
     if excess_db >= 0.5 * knee_db:
@@ -45,7 +27,7 @@ def _knee(excess_db: float, knee_db: float) -> tuple[float, float]:
     return 0.5 * knee_db * position * position, position
 
 
-@_compiled
+@compiled
 def compress_forward(
     first, last, audio, detector, threshold_db, slope, knee_db, attack, release, makeup, state, output, gain
 ):
@@ -68,7 +50,7 @@ def compress_forward(
         state[row] = g
 
 
-@_compiled
+@compiled
 def compress_backward(
     first,
     last,
@@ -138,7 +120,56 @@ def compress_backward(
         grad_params[row, 5] = d_makeup
 
 
-@_compiled
+@compiled
+def compress_jvp(
+    first,
+    last,
+    audio,
+    threshold_db,
+    slope,
+    knee_db,
+    attack,
+    release,
+    makeup,
+    state,
+    audio_tangent,
+    tangents,
+    output_tangent,
+):
+    """Derivative of :func:`compress_forward` with ``detector = audio`` in one direction a row, carried along in time.
+
+    ``audio_tangent`` is empty where the audio is constant. ``tangents`` (rows, 7) are those of threshold, slope, knee,
+    attack, release, make-up and state; the last is updated.
+    """
+    audio_moves = audio_tangent.shape[1] > 0
+    for row in range(first, last):
+        knee_foot = math.exp((threshold_db[row] - 0.5 * knee_db[row]) / DB_PER_NEPER)
+        d_threshold, d_slope, d_knee = tangents[row, 0], tangents[row, 1], tangents[row, 2]
+        d_attack, d_release, d_makeup = tangents[row, 3], tangents[row, 4], tangents[row, 5]
+        g = state[row]
+        dg = tangents[row, 6]
+        for n in range(audio.shape[1]):
+            x = np.float64(audio[row, n])
+            dx = np.float64(audio_tangent[row, n]) if audio_moves else 0.0
+            level = max(abs(x), LEVEL_FLOOR)
+            target = 1.0
+            d_target = 0.0
+            if level > knee_foot:
+                h, dh = _knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
+                target = math.exp(-slope[row] / DB_PER_NEPER * h)
+                d_excess = 0.5 * (1.0 - dh) * d_knee - d_threshold
+                if level > LEVEL_FLOOR:
+                    d_excess += DB_PER_NEPER * dx / x
+                d_target = -target / DB_PER_NEPER * (d_slope * h + slope[row] * dh * d_excess)
+            difference = target - g
+            coefficient, d_coefficient = (attack[row], d_attack) if target < g else (release[row], d_release)
+            g += coefficient * difference
+            dg += coefficient * (d_target - dg) + d_coefficient * difference
+            output_tangent[row, n] = makeup[row] * (dx * g + x * dg) + d_makeup * x * g
+        tangents[row, 6] = dg
+
+
+@compiled
 def smooth_forward(first, last, target, attack, release, state, smoothed):
     """One pole that falls with ``attack`` and rises with ``release``. ``smoothed`` is float64."""
     for row in range(first, last):
@@ -149,7 +180,7 @@ def smooth_forward(first, last, target, attack, release, state, smoothed):
             smoothed[row, n] = g
 
 
-@_compiled
+@compiled
 def smooth_backward(first, last, target, attack, release, state, smoothed, grad_smoothed, grad_target, grad_params):
     """Adjoint of :func:`smooth_forward`; ``grad_params`` (rows, 3) receives attack, release and first state."""
     for row in range(first, last):
@@ -171,7 +202,29 @@ def smooth_backward(first, last, target, attack, release, state, smoothed, grad_
         grad_params[row, 2] = adjoint
 
 
-@_compiled
+@compiled
+def smooth_jvp(first, last, target, attack, release, state, target_tangent, tangents, smoothed_tangent):
+    """Derivative of :func:`smooth_forward` in one direction a row, carried along in time.
+
+    ``target_tangent`` is empty where the target is constant. ``tangents`` (rows, 3) are those of attack, release and
+    state; the last is updated.
+    """
+    target_moves = target_tangent.shape[1] > 0
+    for row in range(first, last):
+        d_attack, d_release = tangents[row, 0], tangents[row, 1]
+        g = state[row]
+        dg = tangents[row, 2]
+        for n in range(target.shape[1]):
+            difference = np.float64(target[row, n]) - g
+            d_target = np.float64(target_tangent[row, n]) if target_moves else 0.0
+            coefficient, d_coefficient = (attack[row], d_attack) if difference < 0.0 else (release[row], d_release)
+            g += coefficient * difference
+            dg += coefficient * (d_target - dg) + d_coefficient * difference
+            smoothed_tangent[row, n] = dg
+        tangents[row, 2] = dg
+
+
+@compiled
 def high_pass(first, last, signal, pole, backwards, filtered):
     """DC blocker (1 − z⁻¹) / (1 − pole z⁻¹) from rest; ``backwards`` in time it is its own adjoint."""
     samples = signal.shape[1]
@@ -185,16 +238,96 @@ def high_pass(first, last, signal, pole, backwards, filtered):
             filtered[row, n] = after
 
 
-def over_rows(kernel: Any, rows: int, samples: int, *arguments: Any) -> None:
-    """Run ``kernel(first, last, *arguments)`` on groups of rows, in as many threads as torch may use."""
-    threads = min(rows, torch.get_num_threads(), 1 + rows * samples // _SAMPLES_WORTH_A_THREAD)
-    if threads <= 1:
-        kernel(0, rows, *arguments)
-        return
-    edges = [rows * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(edges)]:
-            done.result()
+@compiled(fastmath=FUSED)
+def _static_gain_tangents(audio, threshold_db, slope, knee_db, gain, tangents):
+    """The curve's linear gain, and its derivatives for threshold, slope and knee: no sample depends on another."""
+    half = 0.5 * knee_db
+    per_knee = 1.0 / knee_db if knee_db > 0.0 else 0.0
+    slope_per_neper = slope / DB_PER_NEPER
+    for n in range(audio.shape[0]):
+        excess = DB_PER_OCTAVE * log2(max(abs(np.float64(audio[n])), LEVEL_FLOOR)) - threshold_db
+        within = min(max(excess + half, 0.0), knee_db)  # how far into the knee
+        position = 1.0 if excess >= half else within * per_knee
+        h = 0.5 * within * within * per_knee + max(excess - half, 0.0)
+        target = exp2(-slope / DB_PER_OCTAVE * h)
+        gain[n] = target
+        tangents[0, n] = target * slope_per_neper * position
+        tangents[1, n] = -target / DB_PER_NEPER * h
+        tangents[2, n] = -target * slope_per_neper * 0.5 * position * (1.0 - position)
+
+
+@compiled(fastmath=FUSED)
+def compress_tangents(audio, threshold_db, slope, knee_db, attack, release, makeup, state, output, tangents):
+    """Output of one row, and its derivatives for every parameter, carried along in time.
+
+    ``state`` (6,) holds the gain and its derivatives for threshold, slope, knee, attack and release; it is updated.
+    ``output`` (time,) and ``tangents`` (6, time), float64, receive output and derivatives, make-up last.
+    """
+    _static_gain_tangents(audio, threshold_db, slope, knee_db, output, tangents)
+    g, g_threshold, g_slope, g_knee, g_attack, g_release = state
+    for n in range(audio.shape[0]):
+        difference = output[n] - g
+        falling = difference < 0.0
+        coefficient = attack if falling else release
+        keep = 1.0 - coefficient
+        g += coefficient * difference
+        g_threshold = keep * g_threshold + coefficient * tangents[0, n]
+        g_slope = keep * g_slope + coefficient * tangents[1, n]
+        g_knee = keep * g_knee + coefficient * tangents[2, n]
+        g_attack = keep * g_attack + (difference if falling else 0.0)
+        g_release = keep * g_release + (0.0 if falling else difference)
+        x = np.float64(audio[n])
+        louder = x * makeup
+        output[n] = louder * g
+        tangents[0, n] = louder * g_threshold
+        tangents[1, n] = louder * g_slope
+        tangents[2, n] = louder * g_knee
+        tangents[3, n] = louder * g_attack
+        tangents[4, n] = louder * g_release
+        tangents[5, n] = x * g
+    state[:] = g, g_threshold, g_slope, g_knee, g_attack, g_release
+
+
+@compiled(fastmath=FUSED)
+def filter_signals(zero, pole, state, signals):
+    """(1 − zero z⁻¹) / (1 − pole z⁻¹) on every row, in place; ``state`` (rows, 2): last input and last output.
+
+    The recursion jumps four samples at a time, so that it isn't held up by its own latency.
+    """
+    samples = signals.shape[1]
+    whole = samples - samples % 4
+    pole_2, pole_3, pole_4 = pole * pole, pole * pole * pole, pole * pole * pole * pole
+    for row in range(signals.shape[0]):
+        before, after = state[row]
+        for n in range(0, whole, 4):
+            a, b, c, d = signals[row, n], signals[row, n + 1], signals[row, n + 2], signals[row, n + 3]
+            p = a - zero * before
+            q = b - zero * a + pole * p
+            r = c - zero * b + pole * q
+            s = d - zero * c + pole * r
+            signals[row, n] = p + pole * after
+            signals[row, n + 1] = q + pole_2 * after
+            signals[row, n + 2] = r + pole_3 * after
+            after = s + pole_4 * after
+            signals[row, n + 3] = after
+            before = d
+        for n in range(whole, samples):
+            x = signals[row, n]
+            after = x - zero * before + pole * after
+            before = x
+            signals[row, n] = after
+        state[row, 0], state[row, 1] = before, after
+
+
+@compiled(fastmath=REORDERED)
+def add_products(signals, products):
+    """Add every sum over time of two rows' product to ``products`` (rows, rows), lower triangle."""
+    for i in range(signals.shape[0]):
+        for j in range(i + 1):
+            total = 0.0
+            for n in range(signals.shape[1]):
+                total += signals[i, n] * signals[j, n]
+            products[i, j] += total
 
 
 def needs_compiling() -> bool:

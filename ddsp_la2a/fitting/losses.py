@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ddsp_la2a.dsp import kernels
+from ddsp_la2a.dsp.compiling import over_rows
 
 _DC_POLE = 0.995
 _FLOOR_DBFS = -60.0
@@ -20,7 +21,7 @@ class _HighPass(torch.autograd.Function):
         array = signal.detach().cpu().contiguous()
         filtered = torch.empty_like(array)
         arguments = (array.numpy(), _DC_POLE, backwards, filtered.numpy())
-        kernels.over_rows(kernels.high_pass, *array.shape, *arguments)
+        over_rows(kernels.high_pass, *array.shape, *arguments)
         return filtered.to(signal.device)
 
     @staticmethod
