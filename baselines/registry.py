@@ -18,7 +18,6 @@ from baselines.lstm import ConditionedLSTM, train_lstm
 from baselines.numpy_compressor import NumpyCompressor
 from baselines.output_filter import Filtered
 from baselines.published import Published
-from ddsp_la2a.fitting.gradient import AdamSettings
 
 FILTER_TAPS = 33
 
@@ -53,9 +52,7 @@ def numpy_single(frame: pd.DataFrame, *, seed: int = 0, progress: bool = False, 
     Best by the error-to-signal ratio, for which too loud is worse than too soft: so it leans to the deepest setting.
     """
     one_setting = _train_rows(frame).assign(compress_or_limit=0, peak_reduction=0)
-    # Six numbers, not a network: larger steps, fewer of them.
-    few = AdamSettings(learning_rate=0.1, max_steps=400, patience=2)
-    fitted = la.fit(one_setting, per_setting=True, adam=few, seed=seed, progress=progress)
+    fitted = la.fit(one_setting, per_setting=True, seed=seed, progress=progress)
     with torch.no_grad():
         parameters = {name: float(value) for name, value in vars(fitted.model.params(0, 0)).items()}
     return NumpyCompressor(**parameters, info={"parameters": len(parameters), **_how(fitted)})

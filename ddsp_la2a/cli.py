@@ -24,6 +24,8 @@ from ddsp_la2a.data.splits import PROTOCOLS, split_by
 from ddsp_la2a.dsp.kernels import needs_compiling
 from ddsp_la2a.evaluation.evaluate import summary
 from ddsp_la2a.files import replacing
+from ddsp_la2a.fitting.fit import METHODS
+from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
 from ddsp_la2a.fitting.gradient import AdamSettings
 
 _BLOCK_FRAMES = 1 << 17
@@ -126,20 +128,34 @@ def check(source: Path, out: Path | None) -> None:
 @command.command()
 @_source
 @_out_folder
-@click.option("--method", default="adam", type=click.Choice(["adam"]), show_default=True)
+@click.option("--method", default=METHODS[0], type=click.Choice(METHODS), show_default=True)
 @click.option("--per-setting", is_flag=True, help="Fit every setting on its own, without the network.")
 @_split
 @_seed
-@click.option("--max-steps", default=1500, type=click.IntRange(1), show_default=True)
-@click.option("--stft-weight", default=0.0, type=click.FloatRange(0.0), show_default=True, help="Spectral loss.")
+@click.option("--max-steps", type=click.IntRange(1), help="Of every stage; default 40, and 1500 for adam.")
+@click.option("--stft-weight", type=click.FloatRange(0.0), help="Spectral loss beside the error, for adam.")
 def fit(
-    source: Path, out: Path, method: str, per_setting: bool, split: str, seed: int, max_steps: int, stft_weight: float
+    source: Path,
+    out: Path,
+    method: str,
+    per_setting: bool,
+    split: str,
+    seed: int,
+    max_steps: int | None,
+    stft_weight: float | None,
 ) -> None:
     """Fit the grey box; score it where the split leaves test rows."""
+    given = {"max_steps": max_steps, "stft_weight": stft_weight}
+    given = {name: value for name, value in given.items() if value is not None}
+    if method == "adam":
+        settings: dict[str, Any] = {"adam": AdamSettings(**given)}  # type: ignore[arg-type]
+    elif stft_weight is not None:
+        raise ValueError("stft-weight: expected --method adam, got gauss-newton: a spectral loss is no sum of squares")
+    else:
+        settings = {"gauss_newton": GaussNewtonSettings(**given)}  # type: ignore[arg-type]
     with workflow.new_folder(out):
         frame = split_by(_checked(source), split)
-        settings = AdamSettings(max_steps=max_steps, stft_weight=stft_weight)
-        result = _fitted(frame, out, method=method, per_setting=per_setting, adam=settings, seed=seed)
+        result = _fitted(frame, out, method=method, per_setting=per_setting, seed=seed, **settings)
         _say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
         if (frame["split"] == "test").any() and not result.interrupted:
             _scored(result, frame, out, workflow.LINEAR_ROWS, protocol=split, budget_s=0.0, seed=seed)

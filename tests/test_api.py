@@ -116,7 +116,7 @@ def test_names_of_the_public_face_work_together(frame, tmp_path, programme, quic
     """The lines that the package is known by."""
     findings = la.check(frame)
     clean = la.apply_findings(frame, findings)
-    result = la.fit(clean, adam=quick(3), segment_s=4.0, warmup_s=0.0)
+    result = la.fit(clean, method="adam", adam=quick(3), segment_s=4.0, warmup_s=0.0)
     model = result.model
     audio = programme(1, 0.5)
     output = model.process(audio, 44100, compress_or_limit=1, peak_reduction=65)

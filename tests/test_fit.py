@@ -15,15 +15,17 @@ import pytest
 import torch
 
 import ddsp_la2a as la
+from ddsp_la2a.data.frame import linked_takes
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.fitting import fit as fit_module
 from ddsp_la2a.fitting import gradient
 from ddsp_la2a.fitting.fit import data_hash
+from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
 from ddsp_la2a.fitting.gradient import AdamSettings, train, validation_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHORT = {"segment_s": 4.0, "warmup_s": 0.0}
+SHORT = {"method": "adam", "segment_s": 4.0, "warmup_s": 0.0}
 HISTORY = ["step", "seconds", "loss", "validation_esr", "learning_rate"]
 TOLERANCE = {
     "threshold_db": {"abs": 0.3},
@@ -182,7 +184,7 @@ def test_same_seed_same_weights(frame, quick):
 
 def test_the_seed_orders_the_segments_whatever_the_settings(frame, quick):
     first, other = (
-        la.fit(frame, per_setting=True, adam=quick(3, batch_size=1), seed=seed, segment_s=3.0, warmup_s=0.0)
+        la.fit(frame, per_setting=True, adam=quick(3, batch_size=1), seed=seed, **{**SHORT, "segment_s": 3.0})
         for seed in (0, 1)
     )
     assert not same_weights(first, other)
@@ -284,7 +286,7 @@ def test_gains_that_cannot_be_told_from_settings_are_not_fitted(tmp_path, record
 def test_when_takes_hang_together(takes, linked):
     rows = [row.split(":") for row in takes.split()]
     frame = pd.DataFrame([{"take": t, "compress_or_limit": int(c), "peak_reduction": int(p)} for t, c, p in rows])
-    assert fit_module._linked(frame) is linked
+    assert (linked_takes(frame) is not None) is linked
 
 
 def test_gain_per_take_is_not_heard_in_validation(two_takes, tmp_path, record, quick):
@@ -423,10 +425,16 @@ def test_nothing_to_train_on(frame):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "newton"}, "method: expected 'adam', got 'newton'"),
-        ({"segment_s": 2.0}, "length_s: expected 3 to 10 s, got 2.0"),
-        ({"warmup_s": -1.0}, "warmup_s: expected 0 s or more, got -1.0"),
-        ({"adam": AdamSettings(stft_weight=-1.0)}, "stft_weight: expected 0 or more"),
+        ({"method": "newton"}, "method: expected one of gauss-newton, adam, got 'newton'"),
+        ({"method": "adam", "segment_s": 2.0}, "length_s: expected 3 to 10 s, got 2.0"),
+        ({"method": "adam", "warmup_s": -1.0}, "warmup_s: expected 0 s or more, got -1.0"),
+        ({"method": "adam", "adam": AdamSettings(stft_weight=-1.0)}, "stft_weight: expected 0 or more"),
+        ({"adam": AdamSettings()}, "adam: expected no settings for method 'gauss-newton'"),
+        ({"method": "adam", "gauss_newton": GaussNewtonSettings()}, "gauss_newton: expected no settings for method"),
+        (
+            {"gauss_newton": GaussNewtonSettings(error_filter="a")},
+            "error_filter: expected one of none, dc, pre-emphasis",
+        ),
     ],
 )
 def test_wrong_arguments(frame, options, message):

@@ -79,7 +79,7 @@ def forge(
     """Write a file as someone would who wishes harm and knows the format: the hash fits what it holds."""
     model = model or network()
     held = tensors({name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()})
-    plain = {"format_version": 1, "family": "compressor", "controls": model.controls.config(), "info": model.info}
+    plain = {"format_version": 2, "family": "compressor", "controls": model.controls.config(), "info": model.info}
     described = description(plain)
     try:
         digest = storage._content_hash(described, held)
@@ -164,7 +164,7 @@ def test_the_file_is_data_without_pickle(file: Path) -> None:
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     description = json.loads(header.pop("__metadata__")["ddsp_la2a"])
-    assert description["format_version"] == 1
+    assert description["format_version"] == 2
     assert [row["name"] for row in description["controls"]["parameters"]] == [p.name for p in CARD_PARAMETERS]
     assert {entry["dtype"] for entry in header.values()} == {"F64"}
     assert len(data) == 8 + length + sum(e["data_offsets"][1] - e["data_offsets"][0] for e in header.values())
@@ -254,11 +254,11 @@ def test_a_flipped_byte_that_turns_floats_into_integers_is_refused(letter: bytes
         load(file)
 
 
-@pytest.mark.parametrize("version", [0, 2, 1.5, "1", None])
+@pytest.mark.parametrize("version", [0, 3, 1.5, "1", None])
 def test_another_format_version_is_refused_with_what_to_do(version: Any, tmp_path: Path) -> None:
     path = tmp_path / "m"
     forge(path, lambda d: d | {"format_version": version})
-    with pytest.raises(ValueError, match=r"expected format version 1, got .*install"):
+    with pytest.raises(ValueError, match=r"expected format version 2, got .*install"):
         load(path)
 
 

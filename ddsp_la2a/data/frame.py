@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ddsp_la2a.data.audio import audio_info
 
@@ -121,6 +124,21 @@ def settings_of(frame: pd.DataFrame) -> list[tuple[int, int]]:
     """The settings that occur in a frame, as sorted pairs of switch and knob."""
     pairs = frame[["compress_or_limit", "peak_reduction"]].drop_duplicates()
     return sorted((int(switch), int(knob)) for switch, knob in pairs.to_numpy())
+
+
+def linked_takes(frame: pd.DataFrame) -> NDArray[np.int64] | None:
+    """Number of each row's take, or None where a gain per take could not be told from parameters per setting.
+
+    It can where there are several takes and all of them hang together through settings they share.
+    """
+    takes, take_names = pd.factorize(frame["take"], sort=True)
+    settings, setting_names = pd.factorize(frame["compress_or_limit"] * 1000 + frame["peak_reduction"])
+    if len(take_names) < 2:
+        return None
+    size = len(take_names) + len(setting_names)
+    edges = coo_array((np.ones(len(frame)), (takes, len(take_names) + settings)), shape=(size, size))
+    linked = connected_components(edges, directed=False)[0] == 1
+    return takes.astype(np.int64) if linked else None
 
 
 def _whole_numbers(values: pd.Series, column: str, row_name: Callable[[int], str]) -> pd.Series:

@@ -92,6 +92,22 @@ def _pair_info(row: Any) -> AudioInfo:
     return raw
 
 
+def pair_infos(frame: pd.DataFrame) -> list[AudioInfo]:
+    """Headers of the inputs of a frame's rows, once it is known that all can be read side by side, at one rate.
+
+    Raises:
+        ValueError: a pair whose files don't have the same rate and length, or aren't mono; or pairs of different rates.
+    """
+    infos = [_pair_info(row) for row in frame.itertuples(index=False)]
+    for info in infos:
+        if info.sample_rate != infos[0].sample_rate:
+            raise ValueError(
+                f"frame: expected one sample rate, got {infos[0].sample_rate} Hz in {infos[0].path} and "
+                f"{info.sample_rate} Hz in {info.path}; resample or leave out one of them"
+            )
+    return infos
+
+
 def _cut(frame: pd.DataFrame, infos: list[AudioInfo], length_s: float, warmup_s: float) -> pd.DataFrame:
     if not SHORTEST_SECONDS <= length_s <= LONGEST_SECONDS:
         raise ValueError(f"length_s: expected {SHORTEST_SECONDS:g} to {LONGEST_SECONDS:g} s, got {length_s!r}")
@@ -144,13 +160,7 @@ class SegmentDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self, frame: pd.DataFrame | str | Path, length_s: float = 5.0, warmup_s: float = 2.0, skip_s: float = 1.0
     ) -> None:
         self.frame = read_frame(frame)
-        infos = [_pair_info(row) for row in self.frame.itertuples(index=False)]
-        for info in infos:
-            if info.sample_rate != infos[0].sample_rate:
-                raise ValueError(
-                    f"frame: expected one sample rate, got {infos[0].sample_rate} Hz in {infos[0].path} and "
-                    f"{info.sample_rate} Hz in {info.path}; resample or leave out one of them"
-                )
+        infos = pair_infos(self.frame)
         if not skip_s >= 0.0:
             raise ValueError(f"skip_s: expected 0 s or more, got {skip_s!r}")
         self.sample_rate = infos[0].sample_rate

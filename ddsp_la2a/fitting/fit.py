@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from ddsp_la2a.data.frame import STRETCH_COLUMNS, settings_of
+from ddsp_la2a.data.audio import audio_info
+from ddsp_la2a.data.frame import STRETCH_COLUMNS, linked_takes, settings_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.files import replacing
-from ddsp_la2a.fitting.gradient import AdamSettings, train
+from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings, fit_gauss_newton
+from ddsp_la2a.fitting.gradient import AdamSettings, Training, train
 from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
@@ -33,7 +33,8 @@ class FitResult:
 
     Args:
         model: the fitted grey box.
-        history: see :class:`~ddsp_la2a.fitting.gradient.Training`.
+        history: of Gauss–Newton a row a pass with ``stage``, ``seconds`` and ``error`` (error-to-signal ratio); of Adam
+            see :class:`~ddsp_la2a.fitting.gradient.Training`.
         config: plain data that repeats the fit.
         converged: the watched error stopped falling.
         interrupted: Ctrl-C ended it; the model is the best one until then.
@@ -71,9 +72,11 @@ class _AtTakeGains(nn.Module):
         super().__init__()
         self.model = model
         self._sample_rate = sample_rate
-        takes = sorted(frame["take"].unique())
-        self._take = torch.tensor([takes.index(take) for take in frame["take"]])
-        self._gain_db = nn.Parameter(torch.zeros(len(takes), dtype=torch.float64)) if _linked(frame) else None
+        takes = linked_takes(frame)
+        self._gain_db = None
+        if takes is not None:
+            self._take = torch.from_numpy(takes)
+            self._gain_db = nn.Parameter(torch.zeros(int(takes.max()) + 1, dtype=torch.float64))
 
     def forward(self, batch: dict[str, Tensor], state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         output, state = self.model(
@@ -93,17 +96,6 @@ class _AtTakeGains(nn.Module):
         """Half the squared weights (not the biases) of the network: controls that do nothing cost nothing."""
         weights = [w for name, w in self.model.controls.named_parameters() if name.endswith("weight")]
         return 0.5 * sum((w.square().sum() for w in weights), torch.zeros((), dtype=torch.float64))
-
-
-def _linked(frame: pd.DataFrame) -> bool:
-    """Whether gains per take can be told from parameters per setting: takes hang together through shared settings."""
-    takes, take_names = pd.factorize(frame["take"])
-    settings, setting_names = pd.factorize(frame[CONTROLS[0]] * 1000 + frame[CONTROLS[1]])
-    if len(take_names) < 2:
-        return False
-    size = len(take_names) + len(setting_names)
-    edges = coo_array((np.ones(len(frame)), (takes, len(take_names) + settings)), shape=(size, size))
-    return bool(connected_components(edges, directed=False)[0] == 1)
 
 
 def data_hash(frame: pd.DataFrame) -> str:
@@ -126,43 +118,57 @@ def generic_start(frame: pd.DataFrame) -> ParameterTable:
     return ParameterTable(settings.assign(**starts), nearest=True)
 
 
+METHODS = ("gauss-newton", "adam")
+
+
 def fit(
     frame: pd.DataFrame | str | Path,
-    method: str = "adam",
+    method: str = "gauss-newton",
     per_setting: bool = False,
     *,
+    gauss_newton: GaussNewtonSettings | None = None,
+    adam: AdamSettings | None = None,
     segment_s: float = 5.0,
     warmup_s: float = 2.0,
-    adam: AdamSettings | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> FitResult:
     """Fit a grey box to recordings of a unit.
 
-    Trains on the rows whose ``split`` is ``train``, watches those of ``val`` to know when to stop, and never looks at
-    ``test``. Rows of several takes get a gain per take (zero mean) where takes share settings.
+    Trains on the rows whose ``split`` is ``train`` and never looks at ``test``. Rows of several takes get a gain per
+    take (zero mean) where takes share settings. ``gauss-newton`` needs a few dozen passes over the audio, reads it from
+    disk in blocks, and knows how sure it is of every parameter; see :meth:`GreyBox.curves`. ``adam`` follows the
+    gradient of segments, for losses that are no sum of squares, and watches the rows of ``val`` to know when to stop.
 
     Args:
         frame: a folder, a saved ``frame.csv`` or a DataFrame; see :func:`ddsp_la2a.index`.
-        method: ``adam``: end to end by gradient.
+        method: ``gauss-newton`` or ``adam``.
         per_setting: fit every setting on its own, make-up included, without the network: what a joint model has to
             be compared with. Other settings then get the parameters of the nearest one.
-        segment_s: length of the segments in seconds, 3 to 10.
-        warmup_s: audio before each segment whose error doesn't count, seconds. 2 s leave less than 0.01 % of a state
+        gauss_newton: how, for that method; None for what suits the grey box.
+        adam: how, for that method.
+        segment_s: length of Adam's segments in seconds, 3 to 10.
+        warmup_s: audio before each of them whose error doesn't count, seconds. 2 s leave less than 0.01 % of a state
             whose release (10–90 %) is 0.47 s, the slowest published one; see
             :func:`ddsp_la2a.data.segments.warmup_seconds`.
-        adam: how to train; None for what suits the grey box.
-        seed: of first weights and order of segments.
+        seed: of starts, first weights and order of segments.
         progress: show a progress bar.
 
     Returns:
         The model with history and configuration; the model's ``info`` names data hash and scores.
 
     Raises:
-        ValueError: no ``train`` rows, an unknown method, or recordings that can't be read.
+        ValueError: no ``train`` rows, an unknown method, the other method's settings, or recordings that can't be
+            read.
+        KeyboardInterrupt: Ctrl-C before there was anything worth keeping; later it ends the fit with the best so far.
     """
-    if method != "adam":
-        raise ValueError(f"method: expected 'adam', got {method!r}")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    for name, given in (("gauss-newton", gauss_newton), ("adam", adam)):
+        if given is not None and name != method:
+            raise ValueError(
+                f"{name.replace('-', '_')}: expected no settings for method {method!r}, got some; leave them out"
+            )
     rows = read_frame(frame)
     by_split = {str(split): part.reset_index(drop=True) for split, part in rows.groupby("split")}
     if "train" not in by_split:
@@ -170,9 +176,47 @@ def fit(
             f"frame: expected rows whose split is 'train', got {', '.join(sorted(by_split))}; set the split column, "
             "or hold time out (--split later-in-time)"
         )
+    config: dict[str, Any] = {"method": method, "per_setting": per_setting, "seed": seed}
+    if method == "adam":
+        config |= {"segment_s": segment_s, "warmup_s": warmup_s, "adam": asdict(adam or AdamSettings())}
+        config["adam"]["seed"] = seed
+        settings = AdamSettings(**config["adam"])
+        model, ran = _fit_adam(by_split, per_setting, segment_s, warmup_s, settings, seed, progress)
+        training_loss, validation_esr = _least(ran.history, "loss"), _least(ran.history, "validation_esr")
+    else:
+        config["gauss_newton"] = asdict(gauss_newton or GaussNewtonSettings())
+        how = GaussNewtonSettings(**config["gauss_newton"])
+        model, ran = fit_gauss_newton(by_split["train"], per_setting, how, seed, progress)
+        training_loss, validation_esr = float(ran.history["error"].iloc[-1]), None
+    training = by_split["train"]
+    model.info = {
+        "source": sorted(training["source"].unique().tolist()),
+        "sample_rate": audio_info(training["raw_audio_path"].iloc[0]).sample_rate,
+        "data_sha256": data_hash(rows[rows["split"] != "test"]),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "settings_seen": settings_of(training),
+        "training_loss": training_loss,
+        "validation_esr": validation_esr,
+        "converged": ran.converged,
+        "train_seconds": round(ran.seconds, 2),
+        "seed": seed,
+        "fit": config,
+    }
+    model.makeup.requires_grad_(True)
+    return FitResult(model.eval(), ran.history, dict(model.info), ran.converged, ran.interrupted)
+
+
+def _fit_adam(
+    by_split: dict[str, pd.DataFrame],
+    per_setting: bool,
+    segment_s: float,
+    warmup_s: float,
+    settings: AdamSettings,
+    seed: int,
+    progress: bool,
+) -> tuple[GreyBox, Training]:
     training = SegmentDataset(by_split["train"], segment_s, warmup_s)
     validation = SegmentDataset(by_split["val"], segment_s, warmup_s) if "val" in by_split else None
-    settings = replace(adam or AdamSettings(), seed=seed)
     model = GreyBox(generic_start(training.frame) if per_setting else ControlNet(seed=seed))
     # One gain is enough: a table has its own, one a setting.
     model.makeup.requires_grad_(not per_setting)
@@ -185,29 +229,7 @@ def fit(
         "fit every setting" if per_setting else "fit",
         progress,
     )
-    config = {
-        "method": method,
-        "per_setting": per_setting,
-        "segment_s": segment_s,
-        "warmup_s": warmup_s,
-        "seed": seed,
-        "adam": asdict(settings),
-    }
-    model.info = {
-        "source": sorted(training.frame["source"].unique().tolist()),
-        "sample_rate": training.sample_rate,
-        "data_sha256": data_hash(rows[rows["split"] != "test"]),
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "settings_seen": settings_of(training.frame),
-        "training_loss": _least(ran.history, "loss"),
-        "validation_esr": _least(ran.history, "validation_esr"),
-        "converged": ran.converged,
-        "train_seconds": round(ran.seconds, 2),
-        "seed": seed,
-        "fit": config,
-    }
-    model.makeup.requires_grad_(True)
-    return FitResult(model.eval(), ran.history, dict(model.info), ran.converged, ran.interrupted)
+    return model, ran
 
 
 def _least(history: pd.DataFrame, column: str) -> float | None:

@@ -45,20 +45,39 @@ class ControlNet(nn.Module):
             nn.init.xavier_normal_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
             self.layers.append(layer)
-        last = self.layers[-1]
+        first, last = self.layers[0], self.layers[-1]
+        assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
         start = [p.to_unconstrained(torch.tensor([p.start], dtype=torch.float64)) for p in self.parameters_table]
         with torch.no_grad():
+            # The units turn at different positions of the knob.
+            first.bias.copy_(torch.linspace(-0.7, 0.7, len(first.bias)))
             last.weight.zero_()
             last.bias.copy_(torch.cat(start))
 
+    @property
+    def card(self) -> tuple[Parameter, ...]:
+        """The parameters that depend on the controls."""
+        return self.parameters_table
+
+    def unconstrained(self, compress_or_limit: Tensor, peak_reduction: Tensor, weights: Tensor | None = None) -> Tensor:
+        """What the ranges are put on, ``(batch, parameters)`` float64, for controls of shape ``(batch,)``.
+
+        Args:
+            compress_or_limit, peak_reduction: the controls.
+            weights: taken instead of its own; all in one vector, in the order of ``parameters()``.
+        """
+        own = list(self.parameters())
+        taken = own if weights is None else weights.split([p.numel() for p in own])
+        shaped = [part.reshape(p.shape) for part, p in zip(taken, own, strict=True)]
+        values = torch.stack([compress_or_limit.double() * 2.0 - 1.0, peak_reduction.double() / 50.0 - 1.0], dim=-1)
+        for matrix, bias in zip(shaped[::2], shaped[1::2], strict=True):
+            values = nn.functional.linear(values if matrix is shaped[0] else torch.tanh(values), matrix, bias)
+        return values
+
     def forward(self, compress_or_limit: Tensor, peak_reduction: Tensor) -> dict[str, Tensor]:
         """Physical parameters by name, each ``(batch,)`` float64, for controls of shape ``(batch,)``."""
-        controls = torch.stack([compress_or_limit.double() * 2.0 - 1.0, peak_reduction.double() / 50.0 - 1.0], dim=-1)
-        hidden = controls
-        for layer in self.layers[:-1]:
-            hidden = torch.tanh(layer(hidden))
-        unconstrained = self.layers[-1](hidden)
+        unconstrained = self.unconstrained(compress_or_limit, peak_reduction)
         return {p.name: p.to_physical(unconstrained[..., i]) for i, p in enumerate(self.parameters_table)}
 
     def config(self) -> dict[str, Any]:
@@ -111,9 +130,14 @@ class ParameterTable(nn.Module):
         ]
         self.rows = nn.Parameter(torch.stack(columns, dim=1))
 
+    @property
+    def card(self) -> tuple[Parameter, ...]:
+        """The parameters that depend on the controls, make-up aside."""
+        return tuple(p for p in self.parameters_table if p != MAKEUP)
+
     def forward(self, compress_or_limit: Tensor, peak_reduction: Tensor) -> dict[str, Tensor]:
         """Physical parameters by name, each ``(batch,)`` float64, for controls of shape ``(batch,)``."""
-        lower, upper, weight = self._neighbours(compress_or_limit, peak_reduction.double())
+        lower, upper, weight = self.neighbours(compress_or_limit, peak_reduction.double())
         found = {}
         for i, parameter in enumerate(self.parameters_table):
             physical = parameter.to_physical(self.rows[:, i])
@@ -122,7 +146,7 @@ class ParameterTable(nn.Module):
             found[parameter.name] = parameter.unscaled(scaled[lower] + weight * (scaled[upper] - scaled[lower]))
         return found
 
-    def _neighbours(self, switch: Tensor, knob: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def neighbours(self, switch: Tensor, knob: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows below and above each knob position, and how far it lies between them."""
         lower, upper, weight = [], [], []
         for one_switch, one_knob in zip(switch.tolist(), knob, strict=True):

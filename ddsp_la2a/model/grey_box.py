@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.stream import Stream
 from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
+from ddsp_la2a.model.intervals import extrapolated, intervals
 from ddsp_la2a.model.parameters import MAKEUP
 
 
@@ -45,11 +46,17 @@ class GreyBox(nn.Module):
     Args:
         controls: :class:`ControlNet` or :class:`ParameterTable`.
         info: plain data about where it comes from (data hash, scores, citation); kept in the model file.
+
+    Attributes:
+        covariance: how sure a fit is, or None: of the network's weights and, last, the make-up in dB
+            ``(weights + 1, weights + 1)``; or of every row of a table, unconstrained, and its make-up in dB
+            ``(rows, parameters, parameters)``. ± 1.96 standard errors make a 95 % interval. Kept in the model file.
     """
 
     def __init__(self, controls: ControlNet | ParameterTable | None = None, info: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.controls = controls if controls is not None else ControlNet()
+        self.covariance: Tensor | None = None
         self.makeup = nn.Parameter(MAKEUP.to_unconstrained(torch.tensor(MAKEUP.start, dtype=torch.float64)))
         self.info = dict(info or {})
 
@@ -148,7 +155,10 @@ class GreyBox(nn.Module):
 
         Returns:
             Columns ``compress_or_limit``, ``peak_reduction`` and one a parameter, one row a setting. A table holds its
-            first and last setting beyond them.
+            first and last setting beyond them. Where the fit knows how sure it is, for every parameter
+            ``<name>_low`` and ``<name>_high``, a 95 % interval, and ``<name>_identifiable``, false where the
+            recordings don't determine it: the interval takes more than a fifth of the parameter's range. Where the
+            fitted settings are known, ``extrapolated``: the knob lies outside of those at this switch position.
         """
         knobs = np.asarray(list(peak_reduction), dtype=np.float64)
         settings = pd.MultiIndex.from_product([(0, 1), knobs], names=list(CONTROLS)).to_frame(index=False)
@@ -158,10 +168,15 @@ class GreyBox(nn.Module):
                 for position in self.controls.settings[:, 0].unique():
                     span = self.controls.settings[self.controls.settings[:, 0] == position, 1]
                     knob = torch.where(switch == position, knob.clamp(span.min(), span.max()), knob)
-            found = self.params(switch, knob)
+            found = {name: torch.as_tensor(value) for name, value in vars(self.params(switch, knob)).items()}
+        columns = {name: value.numpy() for name, value in found.items()}
+        if self.covariance is not None:
+            columns |= intervals(self.controls, self.covariance, switch, knob, found)
+        if "settings_seen" in self.info:
+            columns["extrapolated"] = extrapolated(settings, self.info["settings_seen"])
         if (knobs == np.round(knobs)).all():  # as in a frame of recordings, which this is joined with
             settings = settings.astype(dict.fromkeys(CONTROLS, np.int64))
-        return settings.assign(**{name: torch.as_tensor(value).numpy() for name, value in vars(found).items()})
+        return settings.assign(**columns)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file (safetensors with JSON metadata, no code); whole or not at all."""

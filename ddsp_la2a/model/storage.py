@@ -21,8 +21,12 @@ from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import Parameter
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added the covariance; files of version 1 are read as well."""
+
+_READ = (1, FORMAT_VERSION)
 _KEY = "ddsp_la2a"
+_COVARIANCE = "covariance"
 
 
 def _content_hash(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -36,6 +40,8 @@ def _content_hash(description: dict[str, Any], tensors: dict[str, Tensor]) -> st
 def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
     """Write a model file, whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.covariance is not None:
+        tensors[_COVARIANCE] = model.covariance.contiguous()
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise ValueError(f"{path}: expected finite weights to save, got NaN or infinity")
     plain = {
@@ -83,7 +89,7 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ValueError(f"{path}: expected a ddsp_la2a model file, got something else or a damaged one") from error
     version = description.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or version not in _READ:
         raise ValueError(
             f"{path}: expected format version {FORMAT_VERSION}, got {version}; install a ddsp_la2a that knows it"
         )
@@ -98,10 +104,22 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
             raise ValueError(f"family {description['family']!r} is not known")
         controls = _controls(description["controls"])
         model = GreyBox(controls, description["info"])
+        covariance = tensors.pop(_COVARIANCE, None)
         model.load_state_dict(tensors)
+        if covariance is not None and covariance.shape != _covariance_shape(controls):
+            raise ValueError(f"the covariance has shape {tuple(covariance.shape)}")
+        model.covariance = covariance
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: expected the weights that its description names, got others ({error})") from error
     return model.eval()
+
+
+def _covariance_shape(controls: ControlNet | ParameterTable) -> tuple[int, ...]:
+    if isinstance(controls, ParameterTable):
+        rows, parameters = controls.rows.shape
+        return rows, parameters, parameters
+    weights = sum(p.numel() for p in controls.parameters())
+    return weights + 1, weights + 1
 
 
 def _controls(config: dict[str, Any]) -> ControlNet | ParameterTable:

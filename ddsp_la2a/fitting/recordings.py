@@ -1,0 +1,150 @@
+"""Recordings as a least-squares fit sees them: sums of products, read from disk in blocks."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from ddsp_la2a.data.audio import read_blocks
+from ddsp_la2a.data.index import read_frame
+from ddsp_la2a.data.segments import pair_infos, warmup_seconds
+from ddsp_la2a.dsp.compressor import CompressorParams
+from ddsp_la2a.dsp.normal_equations import error_products
+from ddsp_la2a.units import seconds_to_frames
+
+_BLOCK_FRAMES = 1 << 16
+_LANES = 8
+_SHORTEST_LANE_S = 60.0
+_THIN_STRETCH_S = 10.0
+
+SUMS_PER_S = 4
+"""Sums of products a second."""
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Frames [first, stop) of a recording, which count, and where reading may begin."""
+
+    start: int
+    first: int
+    stop: int
+
+
+class Recordings:
+    """The rows of a frame and, on request, their normal equations.
+
+    Long recordings of a frame with few rows are cut into lanes, so that all threads have work. A lane starts from rest
+    ahead of what it counts, by :func:`~ddsp_la2a.data.segments.warmup_seconds` of the slower of attack and release: of
+    the state that it can't know less than 9^−4 is missing at its first sample, and less from then on.
+
+    Args:
+        frame: see :func:`~ddsp_la2a.data.index.read_frame`.
+        skip_s: seconds at the beginning of each row that don't count: the state of the unit isn't known there.
+        exact: one lane a row.
+
+    Attributes:
+        frame: the rows, numbered from 0.
+        sample_rate: in Hz.
+        seconds: ``(rows,)`` of audio that counts.
+
+    Raises:
+        ValueError: a pair that doesn't fit together, different rates, or a row no longer than ``skip_s``.
+    """
+
+    def __init__(self, frame: pd.DataFrame | str | Path, skip_s: float = 1.0, *, exact: bool = False) -> None:
+        self.frame = read_frame(frame)
+        infos = pair_infos(self.frame)
+        self.sample_rate = infos[0].sample_rate
+        self._skip = seconds_to_frames(skip_s, self.sample_rate)
+        self._stretches: list[list[_Stretch]] = []
+        for row, info in zip(self.frame.itertuples(index=False), infos, strict=True):
+            start, stop = int(getattr(row, "start_frame", 0)), int(getattr(row, "stop_frame", info.frames))
+            first = start + self._skip
+            if first >= stop:
+                seconds = (stop - start) / self.sample_rate
+                raise ValueError(f"{info.path}: expected more than skip_s = {skip_s:g} s to fit, got {seconds:g} s")
+            longest = (stop - first) // seconds_to_frames(_SHORTEST_LANE_S, self.sample_rate)
+            lanes = 1 if exact else max(1, min(-(-_LANES // len(infos)), longest))
+            edges = np.linspace(first, stop, lanes + 1).astype(int).tolist()
+            self._stretches.append([_Stretch(start, a, b) for a, b in itertools.pairwise(edges)])
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        frames = [sum(s.stop - s.first for s in stretches) for stretches in self._stretches]
+        return np.array(frames) / self.sample_rate
+
+    def thinned(self, seconds: float) -> Recordings:
+        """The same with at most so many seconds a row, in stretches of 10 s spread over it: for first, rough steps."""
+        thin = copy.copy(self)
+        thin._stretches = []
+        pieces = max(1, round(seconds / _THIN_STRETCH_S))
+        length = seconds_to_frames(seconds / pieces, self.sample_rate)
+        for stretches in self._stretches:
+            start, first, stop = stretches[0].start, stretches[0].first, stretches[-1].stop
+            if stop - first <= pieces * length:
+                thin._stretches.append([_Stretch(start, first, stop)])
+                continue
+            spread = np.linspace(first, stop - length, pieces).astype(int).tolist()
+            thin._stretches.append([_Stretch(start, at, at + length) for at in spread])
+        return thin
+
+    def products(
+        self,
+        requests: Sequence[tuple[int, CompressorParams]],
+        error_filter: str = "dc",
+        progress: Callable[[float], object] | None = None,
+    ) -> list[NDArray[np.float64]]:
+        """Products of error, target and derivatives, for rows with parameters.
+
+        The result does not depend on the number of threads.
+
+        Args:
+            requests: row numbers and parameters; a row may occur several times.
+            error_filter: see :func:`~ddsp_la2a.dsp.normal_equations.error_products`.
+            progress: called with the seconds of audio just done.
+
+        Returns:
+            for each request sums over a quarter of a second each, in the order of time, ``(sums, 8, 8)``.
+        """
+        tasks = [(row, params, stretch) for row, params in requests for stretch in self._stretches[row]]
+
+        def run(task: tuple[int, CompressorParams, _Stretch]) -> NDArray[np.float64]:
+            found = self._stretch_products(*task, error_filter)
+            if progress is not None:
+                progress((task[2].stop - task[2].first) / self.sample_rate)
+            return found
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            try:
+                done = iter(list(pool.map(run, tasks)))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return [np.concatenate([next(done) for _ in self._stretches[row]]) for row, _ in requests]
+
+    def _stretch_products(
+        self, row: int, params: CompressorParams, stretch: _Stretch, error_filter: str
+    ) -> NDArray[np.float64]:
+        memory = warmup_seconds([float(params.attack_ms), float(params.release_ms)])
+        begin = max(stretch.start, stretch.first - max(self._skip, seconds_to_frames(memory, self.sample_rate)))
+        return error_products(
+            self._blocks(row, begin, stretch.stop),
+            params,
+            self.sample_rate,
+            error_filter=error_filter,
+            warmup_frames=stretch.first - begin,
+            sum_frames=round(self.sample_rate / SUMS_PER_S),
+        )
+
+    def _blocks(self, row: int, begin: int, stop: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        paths = (self.frame["raw_audio_path"].iloc[row], self.frame["processed_audio_path"].iloc[row])
+        return zip(*(read_blocks(path, begin, stop, _BLOCK_FRAMES) for path in paths), strict=True)

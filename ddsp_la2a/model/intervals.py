@@ -1,0 +1,81 @@
+"""How sure a fitted card is: intervals of every parameter at any setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddsp_la2a.model.control_net import ControlNet, ParameterTable
+from ddsp_la2a.model.parameters import MAKEUP
+
+_STANDARD_ERRORS = 1.96
+_WIDEST_SHARE = 0.2
+"""An interval that takes more of a parameter's range says that the recordings don't determine it."""
+
+
+def intervals(
+    controls: ControlNet | ParameterTable, covariance: Tensor, switch: Tensor, knob: Tensor, found: Mapping[str, Tensor]
+) -> dict[str, NDArray[Any]]:
+    """95 % intervals of the parameters at some settings, by the delta method.
+
+    The standard error is that of the unconstrained value, so no interval leaves its parameter's range; the make-up's is
+    taken in dB.
+
+    Args:
+        controls: what gives the card.
+        covariance: see :class:`~ddsp_la2a.GreyBox`.
+        switch, knob: controls ``(batch,)``.
+        found: the physical parameters there, ``(batch,)`` each.
+
+    Returns:
+        ``<name>_low``, ``<name>_high`` and ``<name>_identifiable``, ``(batch,)`` each.
+
+    References:
+        Oehlert 1992, "A note on the delta method", Am. Stat. 46(1).
+    """
+    errors = _standard_errors(controls, covariance, switch, knob)
+    columns: dict[str, NDArray[Any]] = {}
+    for number, parameter in enumerate((*controls.card, MAKEUP)):
+        reach = _STANDARD_ERRORS * errors[:, number]
+        value = found[parameter.name]
+        if parameter is MAKEUP:
+            low, high = value - reach, value + reach
+        else:
+            centre = parameter.to_unconstrained(value)
+            low, high = (parameter.to_physical(centre + sign * reach) for sign in (-1.0, 1.0))
+        whole = torch.tensor([parameter.low, parameter.high], dtype=torch.float64)
+        share = (parameter.scaled(high) - parameter.scaled(low)) / parameter.scaled(whole).diff()
+        columns[f"{parameter.name}_low"] = low.numpy()
+        columns[f"{parameter.name}_high"] = high.numpy()
+        columns[f"{parameter.name}_identifiable"] = (share <= _WIDEST_SHARE).numpy()
+    return columns
+
+
+def _standard_errors(controls: ControlNet | ParameterTable, covariance: Tensor, switch: Tensor, knob: Tensor) -> Tensor:
+    """Of the unconstrained card and of the make-up in dB, ``(batch, parameters + 1)``."""
+    if isinstance(controls, ParameterTable):  # fitted tables take the nearest row as it is
+        nearest, _, _ = controls.neighbours(switch, knob)
+        return covariance.diagonal(dim1=1, dim2=2).sqrt()[nearest]
+    weights = torch.cat([p.detach().flatten() for p in controls.parameters()])
+    derivative = torch.func.jacrev(lambda flat: controls.unconstrained(switch, knob, flat))(weights).detach()
+    card = torch.einsum("bpi,ij,bpj->bp", derivative, covariance[:-1, :-1], derivative)
+    makeup = covariance[-1, -1].expand(len(card), 1)
+    return torch.cat([card, makeup], dim=1).clamp_min(0.0).sqrt()
+
+
+def extrapolated(settings: pd.DataFrame, seen: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+    """Whether each setting's knob lies outside of those seen at its switch position."""
+    outside = np.ones(len(settings), dtype=bool)
+    for position in {switch for switch, _ in seen}:
+        knobs = [knob for switch, knob in seen if switch == position]
+        inside = (settings["compress_or_limit"] == position) & settings["peak_reduction"].between(
+            min(knobs), max(knobs)
+        )
+        outside &= ~inside.to_numpy()
+    return outside
