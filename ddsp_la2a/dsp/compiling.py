@@ -71,7 +71,7 @@ def _from_bits(typing_context, bits):
 
 @inlined
 def log2(value):
-    """Binary logarithm of a normal number between 2^−511 and 2^512, to 2e-14, in a form that loops can vectorise.
+    """Binary logarithm of a normal number between 2^−511 and 2^512, to 3e-14, in a form that loops can vectorise.
 
     value = 2^e · m with m in [√½, √2); log2 m = 2/ln 2 · artanh((m − 1)/(m + 1)) as a series.
     """

@@ -247,7 +247,7 @@ def _static_gain_tangents(audio, threshold_db, slope, knee_db, gain, tangents):
     for n in range(audio.shape[0]):
         excess = DB_PER_OCTAVE * log2(max(abs(np.float64(audio[n])), LEVEL_FLOOR)) - threshold_db
         within = min(max(excess + half, 0.0), knee_db)  # how far into the knee
-        position = 1.0 if excess >= half else within * per_knee
+        position = 1.0 if excess > half else within * per_knee
         h = 0.5 * within * within * per_knee + max(excess - half, 0.0)
         target = exp2(-slope / DB_PER_OCTAVE * h)
         gain[n] = target

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ddsp_la2a.dsp import kernels
 from ddsp_la2a.dsp.compressor import CompressorParams, check_sample_rate
-from ddsp_la2a.units import DB_PER_NEPER, db_to_amplitude, rise_time_to_coefficient
+from ddsp_la2a.units import DB_PER_NEPER, RISE_TIME_TO_TIME_CONSTANT, db_to_amplitude, rise_time_to_coefficient
 
 Array = NDArray[np.float64]
 
@@ -46,21 +46,29 @@ class CompressorTangents:
     def __init__(self, params: CompressorParams, sample_rate: float) -> None:
         check_sample_rate(sample_rate)
         threshold_db, ratio, knee_db, attack_ms, release_ms, makeup_db = (
-            float(torch.as_tensor(getattr(params, field.name))) for field in fields(params)
+            _number(getattr(params, field.name), field.name) for field in fields(params)
         )
         attack, release = (float(rise_time_to_coefficient(t, sample_rate)) for t in (attack_ms, release_ms))
         makeup = float(db_to_amplitude(makeup_db))
         self._arguments = (threshold_db, 1.0 - 1.0 / ratio, knee_db, attack, release, makeup)
         self._state = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-        # α = 1 − exp(−c / t): dα/dt = −(1 − α) c / t² = (1 − α) log(1 − α) / t
+        # α = 1 − exp(−c / t): dα/dt = −(1 − α) c / t²
+        c = RISE_TIME_TO_TIME_CONSTANT * 1000.0 / sample_rate
         attack_per_ms, release_per_ms = (
-            (1.0 - a) * np.log1p(-a) / t for a, t in ((attack, attack_ms), (release, release_ms))
+            -(1.0 - a) * c / (t * t) for a, t in ((attack, attack_ms), (release, release_ms))
         )
         self.scale = np.array([1.0, ratio**-2.0, 1.0, attack_per_ms, release_per_ms, makeup / DB_PER_NEPER])
 
     def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
         """Fill ``output`` (time,) and ``tangents`` (6, time) for the next block of audio (time,); no copy is made."""
         kernels.compress_tangents(audio, *self._arguments, self._state, output, tangents)
+
+
+def _number(value: torch.Tensor | float, name: str) -> float:
+    tensor = torch.as_tensor(value, dtype=torch.float64).detach()
+    if tensor.numel() != 1:
+        raise ValueError(f"{name}: expected a number, got shape {tuple(tensor.shape)}")
+    return tensor.item()
 
 
 def error_products(
@@ -111,8 +119,10 @@ def error_products(
     sums: list[Array] = []
     until_count, left_in_sum = warmup_frames, 0
     for audio, target in blocks:
-        if audio.shape != target.shape:
-            raise ValueError(f"blocks: expected input and target of one length, got {audio.shape} and {target.shape}")
+        if audio.ndim != 1 or audio.shape != target.shape:
+            raise ValueError(
+                f"blocks: expected input and target (time,) of one length, got {audio.shape} and {target.shape}"
+            )
         done = 0
         while done < len(audio):
             if until_count == 0 and left_in_sum == 0:
@@ -133,4 +143,4 @@ def error_products(
     lower = np.array(sums).reshape(-1, rows, rows)
     scale = np.concatenate([np.ones(FIRST_TANGENT), tangents.scale])
     full = lower + np.tril(lower, -1).swapaxes(1, 2)
-    return full * scale[:, None] * scale
+    return full * np.outer(scale, scale)

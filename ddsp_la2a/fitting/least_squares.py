@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _LEAST_CURVATURE = 1e-12
-_FIRST_DAMPING, _LITTLE_DAMPING, _MOST_DAMPING = 1e-3, 0.1, 1e12
+_FIRST_DAMPING, _LEAST_DAMPING, _LITTLE_DAMPING, _MOST_DAMPING = 1e-3, 1e-9, 0.1, 1e12
 
 
 class Quadratic(NamedTuple):
@@ -31,7 +31,7 @@ class Minimum:
         point: ``(n,)``.
         quadratic: there.
         found: what else was sent with it.
-        converged: no step promises more than ``tolerance`` of the value.
+        converged: no step promises more than ``tolerance`` of the value, or none of any length gains anything.
         interrupted: ended by Ctrl-C; the best point until then.
     """
 
@@ -86,21 +86,23 @@ def levenberg_marquardt(
         little = -now.gradient @ step <= tolerance * now.value
         # Strong damping makes every promise small.
         if (little and damping <= _LITTLE_DAMPING) or damping > _MOST_DAMPING:
-            converged = True
+            converged = bool(np.isfinite(now.value))
             break
-        step = np.clip(at + step.clip(-longest_step, longest_step), -limit, limit) - at
+        there = np.clip(at + step.clip(-longest_step, longest_step), -limit, limit)
+        step = there - at
         promised = -(now.gradient @ step + 0.5 * step @ now.hessian @ step)
         gained = -1.0
         if promised > 0.0:
             try:
-                trial, trial_found = yield at + step
+                trial, trial_found = yield there
             except KeyboardInterrupt:
                 interrupted = True
                 break
             gained = (now.value - trial.value) / promised
         if gained > 0.0:
-            at, now, found = at + step, trial, trial_found
-            damping, growth = damping * max(1.0 / 5.0, 1.0 - (2.0 * gained - 1.0) ** 3), 2.0
+            at, now, found = there, trial, trial_found
+            damping = max(damping * max(1.0 / 5.0, 1.0 - (2.0 * gained - 1.0) ** 3), _LEAST_DAMPING)
+            growth = 2.0
         else:
             damping, growth = damping * growth, 2.0 * growth
     return Minimum(at, now, found, converged, interrupted)

@@ -61,6 +61,8 @@ class Recordings:
     """
 
     def __init__(self, frame: pd.DataFrame | str | Path, skip_s: float = 1.0, *, exact: bool = False) -> None:
+        if not 0.0 <= skip_s < np.inf:
+            raise ValueError(f"skip_s: expected 0 s or more, got {skip_s!r}")
         self.frame = read_frame(frame)
         infos = pair_infos(self.frame)
         self.sample_rate = infos[0].sample_rate
@@ -93,8 +95,9 @@ class Recordings:
             if stop - first <= pieces * length:
                 thin._stretches.append([_Stretch(start, first, stop)])
                 continue
-            spread = np.linspace(first, stop - length, pieces).astype(int).tolist()
-            thin._stretches.append([_Stretch(start, at, at + length) for at in spread])
+            centres = first + (np.arange(pieces) + 0.5) / pieces * (stop - first)
+            firsts = (centres - length / 2).astype(int).tolist()
+            thin._stretches.append([_Stretch(start, at, at + length) for at in firsts])
         return thin
 
     def products(
