@@ -48,7 +48,7 @@ def pairs(tree: Path) -> list[Pair]:
 
 
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = [recording._replace(seconds=3.0, pause_s=0.5) for recording in demo._PLAN[::9]]
+    short = [recording._replace(seconds=3.0, pause_s=0.5) for recording in demo._PLAN[::12]]
     monkeypatch.setattr(demo, "_PLAN", short)
 
 
@@ -59,7 +59,7 @@ def digest(root: Path) -> dict[str, str]:
 
 def test_layout(tree: Path, pairs: list[Pair]) -> None:
     assert sorted(path.name for path in tree.iterdir()) == ["Test", "Train", "Val", "dataset.json"]
-    assert len(list(tree.glob("*/*"))) == 2 * len(pairs) == 56
+    assert len(list(tree.glob("*/*"))) == 2 * len(pairs) == 80
     assert len({pair.track_id for pair in pairs}) == len(pairs)
     for path in tree.glob("*/*.wav"):
         info = soundfile.info(path)
@@ -78,7 +78,7 @@ def test_description(tree: Path) -> None:
 
 def test_knob_positions(pairs: list[Pair]) -> None:
     train, val, test = ({(p.switch, p.knob) for p in pairs if p.split == split} for split in ("Train", "Val", "Test"))
-    assert train == {(switch, knob) for switch in (0, 1) for knob in (0, 45, 55, 65, 75, 85, 95, 100)}
+    assert train == {(switch, knob) for switch in (0, 1) for knob in (0, *range(40, 101, 5))}
     assert val < train
     assert {switch for switch, _ in val} == {switch for switch, _ in test} == {0, 1}
     assert {knob for _, knob in test}.isdisjoint({knob for _, knob in train | val})

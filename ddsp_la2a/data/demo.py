@@ -21,13 +21,14 @@ from ddsp_la2a.units import FULL_SCALE_16_BIT
 SAMPLE_RATE = 44100
 """Sample rate (Hz) of the demo set, as of SignalTrain."""
 
-DEMO_VERSION = "1.0"
+DEMO_VERSION = "1.1"
 """Grows whenever the same seed gives other bytes."""
 
-_TRAINED = (0, 45, 55, 65, 75, 85, 95, 100)
-_HELD_OUT = (50, 60, 70, 80)
-"""Between trained positions, ten apart. The corner of the knob's taper, at 65, is trained: a corner between two trained
-positions can't be guessed by any model (with 60 and 70 trained, every one of them was 0.6 dB off at 65)."""
+_TRAINED = (0, *range(40, 101, 5))
+_HELD_OUT = (52, 62, 72, 82)
+"""Trained are SignalTrain's own positions, held out are positions between them. With positions ten apart no model could
+guess what lies between: the taper measured on the unit turns at 65, and is 0.8 dB off the middle of its neighbours at
+80."""
 
 _TRAIN_KNOBS = [(switch, knob) for switch in (0, 1) for knob in _TRAINED]
 _VAL_KNOBS = [(0, 55), (0, 85), (1, 65), (1, 95)]
@@ -49,7 +50,7 @@ class _Recording(NamedTuple):
 
 
 _PLAN = [
-    *(_Recording("Train", "3c", switch, knob, 20.0, 5.0) for switch, knob in _TRAIN_KNOBS),
+    *(_Recording("Train", "3c", switch, knob, 12.0, 3.0) for switch, knob in _TRAIN_KNOBS),
     *(_Recording("Val", "2c", switch, knob, 15.0, 3.0) for switch, knob in _VAL_KNOBS),
     *(_Recording("Test", "2c", switch, knob, 15.0, 3.0) for switch, knob in _TEST_KNOBS),
 ]
@@ -58,10 +59,10 @@ _PLAN = [
 def render_demo(
     folder: str | os.PathLike[str], *, seed: int = 0, progress: Callable[[int, int], object] | None = None
 ) -> Path:
-    """Render the demo set: 28 recordings of one simulated unit, eight minutes in all.
+    """Render the demo set: 40 recordings of one simulated unit, nine minutes in all.
 
-    Every recording has a programme of its own. Train holds eight positions of peak reduction at both positions of the
-    switch, Val four of these, Test four positions that occur nowhere else. The unit is one drawn from the simulated
+    Every recording has a programme of its own. Train holds fourteen positions of peak reduction at both positions of
+    the switch, Val four of these, Test four positions that occur nowhere else. The unit is one drawn from the simulated
     production line, its output gain never moves. Every number got from this set is to be called "simulated".
 
     Args:

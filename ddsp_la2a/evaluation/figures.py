@@ -66,6 +66,9 @@ def learned_curves(
 ) -> Any:
     """Each parameter against peak reduction, both switch positions.
 
+    Where the curves know how sure they are, a band shows the 95 % interval, and the line is faint where the recordings
+    don't determine the parameter; bands don't widen the axes there.
+
     Args:
         curves: what :meth:`GreyBox.curves` gives.
         settings_seen: pairs of switch and knob that were fitted, marked on the curves.
@@ -76,7 +79,11 @@ def learned_curves(
     for axis, parameter in zip(axes.flat, (*CARD_PARAMETERS, MAKEUP), strict=True):
         for switch, part in curves.groupby("compress_or_limit"):
             label, colour, dashes = _SWITCH[int(str(switch))]
-            axis.plot(part["peak_reduction"], part[parameter.name], dashes, color=colour, label=label, lw=1.8)
+            sure = part.get(f"{parameter.name}_identifiable", pd.Series(True, index=part.index))
+            faint = {"color": colour, "lw": 1.8, "alpha": 1.0 if sure.all() else 0.35}
+            axis.plot(part["peak_reduction"], part[parameter.name], dashes, label=label, **faint)
+            if not sure.all():
+                axis.plot(part["peak_reduction"], part[parameter.name].where(sure), dashes, color=colour, lw=1.8)
             seen = [knob for position, knob in settings_seen if position == switch]
             marked = part[part["peak_reduction"].isin(seen)]
             axis.plot(marked["peak_reduction"], marked[parameter.name], "o", color=colour, ms=3.5)
@@ -87,6 +94,9 @@ def learned_curves(
                 )
         if parameter.scale == "log":
             axis.set_yscale("log")
+        if f"{parameter.name}_low" in curves:
+            _bands(axis, curves, parameter.name)
+        if parameter.scale == "log":
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             low, high = axis.get_ylim()
             labelled = "25" if high > 10.0 * low else "23456789"
@@ -98,6 +108,19 @@ def learned_curves(
         axis.set_xlabel("peak reduction")
     axes[0, 0].legend(frameon=False)
     return figure
+
+
+def _bands(axis: Any, curves: pd.DataFrame, name: str) -> None:
+    low, high = f"{name}_low", f"{name}_high"
+    sure = curves[curves[f"{name}_identifiable"]]
+    axis.update_datalim([*zip(sure["peak_reduction"], sure[low], strict=True)])
+    axis.update_datalim([*zip(sure["peak_reduction"], sure[high], strict=True)])
+    axis.autoscale_view()
+    limits = axis.get_ylim()
+    for switch, part in curves.groupby("compress_or_limit"):
+        colour = _SWITCH[int(str(switch))][1]
+        axis.fill_between(part["peak_reduction"], part[low], part[high], color=colour, alpha=0.12, lw=0)
+    axis.set_ylim(limits)
 
 
 def _label(value: float, digits: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -46,8 +47,9 @@ _LIMIT = np.array([12.0] * _CARD + [0.99 * MAKEUP.high])
 _SILENCE = 1e-9
 """Power (−90 dBFS) that is added to a target's: a recording of silence must not weigh more than one of music."""
 
-_GLANCE_S, _THIN_S = 5.0, 20.0
-"""Seconds of every recording on which spread starts are compared, and on which the best are followed."""
+_GLANCE_S, _THIN_S, _THICKER_S = 5.0, 20.0, 120.0
+"""Seconds of every recording on which spread starts are compared, the best are followed, and steps are taken before
+those on everything."""
 
 _SPREAD, _TRIED, _NETWORKS = 64, 3, 4
 _ROUGH, _FINE = 1e-3, 1e-4
@@ -209,13 +211,24 @@ def fit_settings(
     for (group, _), minimum in zip(chosen, followed, strict=True):
         by_group[group].append(minimum)
     best = [min(minima, key=lambda minimum: minimum.quadratic.value) for minima in by_group]
-    if rough or any(minimum.interrupted for minimum in best):
+    if rough:
         return best
-    least[:] = np.inf
-    return in_step(
-        [_card_steps(minimum.point, max_steps, _FINE) for minimum in best],
-        lambda asked: evaluate("settings", recordings, asked),
-    )
+    for stage, where in _thicker(recordings, "settings"):
+        if any(minimum.interrupted for minimum in best):
+            break
+        least[:] = np.inf
+        best = in_step(
+            [_card_steps(minimum.point, max_steps, _FINE) for minimum in best],
+            partial(evaluate, stage, where),
+        )
+    return best
+
+
+def _thicker(recordings: Recordings, name: str) -> list[tuple[str, Recordings]]:
+    """What steps are taken on after those on thinned recordings: more of long ones, then everything."""
+    if recordings.seconds.max() <= _THICKER_S:
+        return [(name, recordings)]
+    return [(f"{name}, {_THICKER_S:g} s each", recordings.thinned(_THICKER_S)), (name, recordings)]
 
 
 def _card_steps(start: Array, max_steps: int, tolerance: float) -> Steps:
@@ -411,9 +424,11 @@ def _fit_network(
         if joints[-1].minimum.interrupted:
             break
     joint = min(joints, key=lambda joint: joint.minimum.quadratic.value)
-    if not any(candidate.minimum.interrupted for candidate in joints):
-        steps["tolerance"] = _FINE
-        joint = problem.fit(passes, "network", recordings, joint.minimum.point, **steps)
+    for stage, where in _thicker(recordings, "network"):
+        if any(candidate.minimum.interrupted for candidate in joints):
+            break
+        joint = problem.fit(passes, stage, where, joint.minimum.point, **steps)
+        joints.append(joint)
     return networks[number], problem, joint
 
 
