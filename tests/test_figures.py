@@ -89,7 +89,7 @@ def test_static_curves(model):
 
 
 def test_static_curves_of_a_fitted_table(frame, quick, one_thread):
-    fitted = la.fit(frame, per_setting=True, adam=quick(1), segment_s=4.0, warmup_s=0.0).model
+    fitted = la.fit(frame, per_setting=True, method="adam", adam=quick(1), segment_s=4.0, warmup_s=0.0).model
     assert len(axes_of(figures.static_curves(fitted))[0].lines) == 10
 
 
