@@ -1,8 +1,9 @@
 """How long do fits of 26 settings of 20 minutes each take, read from disk?
 
-Renders a tree of SignalTrain's size and layout (26 settings, one stimulus of 20 minutes, 16 bit, 5.5 GB) into a temporary
-folder: the published parameters with a knee, a second, eight times slower release mixed in (so that no plain compressor
-fits exactly), and noise at −74 dBFS. Then fits it per setting and jointly, and times a bare read of all files.
+Renders a tree of SignalTrain's size and layout (26 settings, one stimulus of 20 minutes, 16 bit, 5.5 GB) into a
+temporary folder: the published parameters with a knee, a second, eight times slower release mixed in (so that no plain
+compressor fits exactly), and noise at −74 dBFS. Then fits it per setting and jointly, and times a bare
+read of all files.
 
     python -m benchmarks.long_recordings [FOLDER]
 

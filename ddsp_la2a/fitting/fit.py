@@ -187,7 +187,8 @@ def fit(
         config["gauss_newton"] = asdict(gauss_newton or GaussNewtonSettings())
         how = GaussNewtonSettings(**config["gauss_newton"])
         model, ran = fit_gauss_newton(by_split["train"], per_setting, how, seed, progress)
-        training_loss, validation_esr = float(ran.history["error"].iloc[-1]), None
+        last = ran.history[ran.history["stage"] == ran.history["stage"].iloc[-1]]
+        training_loss, validation_esr = _least(last, "error"), None
     training = by_split["train"]
     model.info = {
         "source": sorted(training["source"].unique().tolist()),

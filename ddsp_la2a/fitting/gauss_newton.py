@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -23,14 +24,13 @@ from numpy.typing import NDArray
 from scipy.linalg import helmert
 from scipy.stats import qmc
 from torch import nn
-from torch.func import jacrev
 from tqdm import tqdm
 
 from ddsp_la2a.data.frame import linked_takes, settings_of
 from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT, TARGET
 from ddsp_la2a.fitting.gradient import WEIGHT_PRIOR_S, Training
-from ddsp_la2a.fitting.least_squares import Minimum, Quadratic, Steps, in_step, levenberg_marquardt, minimised
+from ddsp_la2a.fitting.least_squares import Damping, Minimum, Quadratic, Steps, in_step, levenberg_marquardt, minimised
 from ddsp_la2a.fitting.recordings import SUMS_PER_S, Recordings
 from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance, score_covariance
 from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
@@ -51,11 +51,12 @@ _GLANCE_S, _THIN_S, _THICKER_S = 5.0, 20.0, 120.0
 """Seconds of every recording on which spread starts are compared, the best are followed, and steps are taken before
 those on everything."""
 
-_SPREAD, _TRIED, _NETWORKS = 64, 3, 4
-_ROUGH, _FINE = 1e-3, 1e-4
+_SPREAD, _TRIED, _NETWORKS = 64, 6, 4
+_ROUGH, _FINE, _INNER_STEPS = 1e-3, 1e-4, 50
+_ASTRAY = 2.0
 
-_WIDE_PRIOR = NOISE_FLOOR / np.array([3.0**2] * _CARD + [12.0**2])
-"""Precision of a prior as wide as the ranges, as if it were a recording's noise: what is left where nothing else is."""
+_WIDE = np.array([0.5**2] * _CARD + [12.0**2])
+"""Variance of a prior as wide as the ranges, of shares of a range and of dB: what is left where nothing else is."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _at_best_makeup(quadratic: Quadratic, point: Array) -> tuple[float, Array]:
     return quadratic.value - 0.5 * pull * pull / curvature, best
 
 
-def _sum(quadratics: Sequence[Quadratic]) -> Quadratic:
+def sum_of(quadratics: Sequence[Quadratic]) -> Quadratic:
     value, gradient, hessian = (np.sum(parts, axis=0) for parts in zip(*quadratics, strict=True))
     return Quadratic(float(value), gradient, hessian)
 
@@ -185,7 +186,7 @@ def fit_settings(
         answers = []
         for group, _ in asked:
             parts = [next(found) for _ in groups[group]]
-            answers.append((_sum([quadratic for quadratic, _ in parts]), [products for _, products in parts]))
+            answers.append((sum_of([quadratic for quadratic, _ in parts]), [products for _, products in parts]))
             share = 2.0 * answers[-1][0].value / where.seconds[list(groups[group])].sum()
             least[group] = min(least[group], share)
         passes.log(stage, float(least @ seconds / seconds.sum()))
@@ -211,16 +212,19 @@ def fit_settings(
     for (group, _), minimum in zip(chosen, followed, strict=True):
         by_group[group].append(minimum)
     best = [min(minima, key=lambda minimum: minimum.quadratic.value) for minima in by_group]
-    if rough:
-        return best
-    for stage, where in _thicker(recordings, "settings"):
-        if any(minimum.interrupted for minimum in best):
+    interrupted = any(minimum.interrupted for minimum in followed)
+    for stage, where in [] if rough else _thicker(recordings, "settings"):
+        if interrupted:
             break
         least[:] = np.inf
-        best = in_step(
-            [_card_steps(minimum.point, max_steps, _FINE) for minimum in best],
-            partial(evaluate, stage, where),
-        )
+        problems = [_card_steps(minimum.point, max_steps, _FINE) for minimum in best]
+        try:
+            best = in_step(problems, partial(evaluate, stage, where))
+        except KeyboardInterrupt:
+            interrupted = True
+        interrupted = interrupted or any(minimum.interrupted for minimum in best)
+    if interrupted:
+        best = [replace(minimum, converged=False, interrupted=True) for minimum in best]
     return best
 
 
@@ -240,6 +244,7 @@ class Card(Protocol):
 
     start: Array
     mean: Array
+    variance: Array
     precision: Array
 
     def __call__(self, weights: Array) -> tuple[Array, Array]:
@@ -255,6 +260,7 @@ class TableCard:
         for number, group in enumerate(groups):
             self._rows[list(group)] = number
         self.start = self.mean = self.precision = np.zeros(_CARD * len(groups))
+        self.variance = np.full(_CARD * len(groups), np.inf)
 
     def __call__(self, weights: Array) -> tuple[Array, Array]:
         derivative = np.zeros((len(self._rows), _CARD, len(weights)))
@@ -270,17 +276,31 @@ class NetworkCard:
     """
 
     def __init__(self, network: ControlNet, frame: pd.DataFrame, prior_s: float) -> None:
-        switch, knob = (torch.from_numpy(frame[name].to_numpy()) for name in CONTROLS)
-        named = [(name, p.detach().numpy().ravel()) for name, p in network.named_parameters()]
-        self.start = np.concatenate([values for _, values in named])
-        is_matrix = np.concatenate([np.full(len(values), name.endswith("weight")) for name, values in named])
+        named = [(name, p.detach().numpy()) for name, p in network.named_parameters()]
+        self._shapes = [values.shape for _, values in named]
+        self._inputs = network.inputs(*(torch.tensor(frame[name].to_numpy()) for name in CONTROLS)).numpy()
+        self.start = np.concatenate([values.ravel() for _, values in named])
+        is_matrix = np.concatenate([np.full(values.size, name.endswith("weight")) for name, values in named])
         self.mean = np.where(is_matrix, 0.0, self.start)
-        self.precision = 0.5 * prior_s * np.where(is_matrix, 1.0, 1.0 / 9.0)
-        self._both = jacrev(lambda weights: (network.unconstrained(switch, knob, weights),) * 2, has_aux=True)
+        self.variance = np.where(is_matrix, 1.0, 3.0**2)
+        self.precision = 0.5 * prior_s / self.variance
 
     def __call__(self, weights: Array) -> tuple[Array, Array]:
-        derivative, values = self._both(torch.from_numpy(weights))
-        return values.detach().numpy(), derivative.detach().numpy()
+        """The network and its backward pass, in numpy: a thousand times for a fit, on arrays too small for torch."""
+        edges = np.cumsum([np.prod(shape) for shape in self._shapes])[:-1].astype(int)
+        parts = [part.reshape(shape) for part, shape in zip(np.split(weights, edges), self._shapes, strict=True)]
+        matrices, biases = parts[::2], parts[1::2]
+        signals = [self._inputs]
+        for matrix, bias in zip(matrices[:-1], biases[:-1], strict=True):
+            signals.append(np.tanh(signals[-1] @ matrix.T + bias))
+        values = signals[-1] @ matrices[-1].T + biases[-1]
+        derivatives: list[Array] = []
+        adjoint = np.broadcast_to(np.eye(values.shape[1]), (len(values), values.shape[1], values.shape[1]))
+        for matrix, signal in zip(matrices[::-1], signals[::-1], strict=True):
+            of_matrix = adjoint[..., None] * signal[:, None, None, :]
+            derivatives[:0] = [of_matrix.reshape(*adjoint.shape[:2], -1), adjoint]
+            adjoint = adjoint @ matrix * (1.0 - signal * signal)[:, None]
+        return values, np.concatenate(derivatives, axis=2)
 
 
 class Joint(NamedTuple):
@@ -317,6 +337,7 @@ class JointProblem:
         self._takes = takes
         free = np.zeros(1 + len(self.take_gains))
         self._mean, self.precision = np.append(card.mean, free), np.append(card.precision, free)
+        self.variance = np.append(card.variance, free + np.inf)
 
     def device(self, makeup_db: float) -> Array:
         """What follows the card's weights: this make-up, and no gains per take."""
@@ -345,38 +366,68 @@ class JointProblem:
             hessian = hessian + derivative.T @ quadratic.hessian @ derivative
         return Quadratic(value, gradient, hessian)
 
-    def fit(self, passes: Passes, stage: str, recordings: Recordings, start: Array, **steps: Any) -> Joint:
-        """Minimise over recordings."""
+    def fit(
+        self,
+        passes: Passes,
+        stage: str,
+        recordings: Recordings,
+        start: Array,
+        *,
+        max_steps: int,
+        tolerance: float,
+        longest_step: float = np.inf,
+        limit: float | Array = np.inf,
+    ) -> Joint:
+        """Minimise over recordings.
 
-        def evaluate(at: Array) -> tuple[Quadratic, Any]:
-            points, derivatives = self.points(at)
+        Levenberg–Marquardt with the damping on the cards: each pass over the audio gives every recording's quadratic,
+        and the weights follow those as far as they go without another pass. So a network's curvature costs no audio.
+        """
+
+        def at(point: Array) -> Joint:
+            points, derivatives = self.points(point)
             answers = passes.quadratics(recordings, list(enumerate(points)))
             quadratics = [quadratic for quadratic, _ in answers]
-            products = [found for _, found in answers]
-            passes.log(stage, 2.0 * _sum(quadratics).value / recordings.seconds.sum())
-            return self.total(at, derivatives, quadratics), (points, derivatives, quadratics, products)
+            passes.log(stage, 2.0 * sum_of(quadratics).value / recordings.seconds.sum())
+            total = self.total(point, derivatives, quadratics)
+            minimum = Minimum(point, total, None, False)
+            return Joint(minimum, points, derivatives, quadratics, [products for _, products in answers])
 
-        minimum = minimised(levenberg_marquardt(start, **steps), evaluate)
-        return Joint(minimum, *minimum.found)
+        now = at(np.clip(start, -limit, limit))
+        damping = Damping()
+        converged = interrupted = False
+        for _ in range(max_steps):
+            here = now.minimum.point
+            goal = self.fit_quadratics(now, here, damping.value, max_steps=_INNER_STEPS, tolerance=_FINE, limit=limit)
+            there = here + (goal.point - here).clip(-longest_step, longest_step)
+            value = now.minimum.quadratic.value
+            promised = value - self.model(now, there).value
+            if damping.settled(promised <= tolerance * value):
+                converged = True
+                break
+            try:
+                trial = at(there)
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+            if damping.accepts((value - trial.minimum.quadratic.value) / promised if promised > 0.0 else -1.0):
+                now = trial
+        return now._replace(minimum=replace(now.minimum, converged=converged, interrupted=interrupted))
 
-    def fit_quadratics(self, known: Joint, start: Array, **steps: Any) -> Minimum:
+    def model(self, known: Joint, point: Array, damping: float = 0.0) -> Quadratic:
+        """What the quadratics of a fit promise at another point; damped, as if each were steeper by that share."""
+        points, derivatives = self.points(point)
+        moved = []
+        for quadratic, step in zip(known.quadratics, points - known.points, strict=True):
+            hessian = quadratic.hessian + damping * np.diag(np.diag(quadratic.hessian))
+            pull = hessian @ step
+            value = quadratic.value + quadratic.gradient @ step + 0.5 * step @ pull
+            moved.append(Quadratic(value, quadratic.gradient + pull, hessian))
+        return self.total(point, derivatives, moved)
+
+    def fit_quadratics(self, known: Joint, start: Array, damping: float = 0.0, **steps: Any) -> Minimum:
         """Minimise what another fit's quadratics promise, without audio."""
-
-        def evaluate(at: Array) -> tuple[Quadratic, Any]:
-            points, derivatives = self.points(at)
-            moved = []
-            for quadratic, step in zip(known.quadratics, points - known.points, strict=True):
-                pull = quadratic.hessian @ step
-                moved.append(
-                    Quadratic(
-                        quadratic.value + quadratic.gradient @ step + 0.5 * step @ pull,
-                        quadratic.gradient + pull,
-                        quadratic.hessian,
-                    )
-                )
-            return self.total(at, derivatives, moved), None
-
-        return minimised(levenberg_marquardt(start, **steps), evaluate)
+        return minimised(levenberg_marquardt(start, **steps), lambda point: (self.model(known, point, damping), None))
 
 
 def _fit_network(
@@ -398,7 +449,7 @@ def _fit_network(
     """
     takes = linked_takes(recordings.frame)
     thin = recordings.thinned(_THIN_S)
-    steps = {"max_steps": settings.max_steps, "tolerance": _ROUGH}
+    steps: dict[str, Any] = {"max_steps": settings.max_steps, "tolerance": _ROUGH}
     alone = fit_settings(passes, recordings, groups, seed=seed, max_steps=settings.max_steps, rough=True)
     table = JointProblem(TableCard(groups), takes)
     makeup_db = float(np.median([minimum.point[_CARD] for minimum in alone]))
@@ -418,18 +469,28 @@ def _fit_network(
     ]
     number = int(np.argmin([minimum.quadratic.value for minimum in laid]))
     problem = problems[number]
-    joints = []
-    for start in (laid[number].point, np.append(problem.card.start, device)):
-        joints.append(problem.fit(passes, "network, thinned", thin, start, **steps))
-        if joints[-1].minimum.interrupted:
-            break
-    joint = min(joints, key=lambda joint: joint.minimum.quadratic.value)
+    joint = problem.fit(passes, "network, thinned", thin, laid[number].point, **steps)
+    if joint.minimum.quadratic.value > _ASTRAY * cards.minimum.quadratic.value and not joint.minimum.interrupted:
+        # Quadratics are only true nearby: a strong prior may have led away from them.
+        interrupted = True
+        with suppress(KeyboardInterrupt):
+            again = problem.fit(passes, "network, thinned", thin, np.append(problem.card.start, device), **steps)
+            joint = min(joint, again, key=lambda found: found.minimum.quadratic.value)
+            interrupted = again.minimum.interrupted
+        joint = _marked(joint, interrupted)
     for stage, where in _thicker(recordings, "network"):
-        if any(candidate.minimum.interrupted for candidate in joints):
+        if joint.minimum.interrupted:
             break
-        joint = problem.fit(passes, stage, where, joint.minimum.point, **steps)
-        joints.append(joint)
+        try:
+            joint = problem.fit(passes, stage, where, joint.minimum.point, **steps)
+        except KeyboardInterrupt:
+            joint = _marked(joint, True)
     return networks[number], problem, joint
+
+
+def _marked(joint: Joint, interrupted: bool) -> Joint:
+    converged = joint.minimum.converged and not interrupted
+    return joint._replace(minimum=replace(joint.minimum, converged=converged, interrupted=interrupted))
 
 
 def fit_gauss_newton(
@@ -480,9 +541,12 @@ def fit_gauss_newton(
 
 
 def _covariance_of_setting(minimum: Minimum, seconds: Array, sample_rate: float) -> Array:
-    hessian = minimum.quadratic.hessian
-    meat = sum(_score_covariance(products, sample_rate) for products in minimum.found)
-    return covariance(hessian, np.asarray(meat), _WIDE_PRIOR / sample_rate, _blocks(seconds))
+    """Of the parameters as shares of their ranges, where a value near an end is felt as much as any other."""
+    sigmoid = 1.0 / (1.0 + np.exp(-minimum.point[:_CARD]))
+    scale = 1.0 / np.append(sigmoid * (1.0 - sigmoid), 1.0)
+    meat = np.sum([_score_covariance(products, sample_rate) for products in minimum.found], axis=0)
+    hessian, meat = (matrix * np.outer(scale, scale) for matrix in (minimum.quadratic.hessian, meat))
+    return covariance(hessian, meat, NOISE_FLOOR / sample_rate / _WIDE, _WIDE, _blocks(seconds))
 
 
 def _covariance_of_network(problem: JointProblem, joint: Joint, recordings: Recordings) -> Array:
@@ -490,8 +554,9 @@ def _covariance_of_network(problem: JointProblem, joint: Joint, recordings: Reco
     meat = np.zeros_like(hessian)
     for derivative, products in zip(joint.derivatives, joint.products, strict=True):
         meat += derivative.T @ _score_covariance(products, recordings.sample_rate) @ derivative
-    precision = np.maximum(problem.precision, _WIDE_PRIOR[_CARD] / recordings.sample_rate)
-    return covariance(hessian, meat, precision, _blocks(recordings.seconds))
+    variance = np.minimum(problem.variance, _WIDE[_CARD])
+    precision = np.maximum(problem.precision, NOISE_FLOOR / recordings.sample_rate / variance)
+    return covariance(hessian, meat, precision, variance, _blocks(recordings.seconds))
 
 
 def _blocks(seconds: Array) -> float:

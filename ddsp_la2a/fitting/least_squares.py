@@ -42,6 +42,31 @@ class Minimum:
     interrupted: bool = False
 
 
+class Damping:
+    """How strongly steps are shortened: follows the ratio of gained to promised decrease.
+
+    References:
+        Nielsen 1999, IMM-REP-1999-05, "Damping parameter in Marquardt's method".
+    """
+
+    def __init__(self) -> None:
+        self.value, self._growth = _FIRST_DAMPING, 2.0
+
+    def settled(self, little: bool) -> bool:
+        """Whether it is over: little is promised without strong damping, which makes every promise small, or no step
+        of any length gained anything."""
+        return (little and self.value <= _LITTLE_DAMPING) or self.value > _MOST_DAMPING
+
+    def accepts(self, gained: float) -> bool:
+        """Whether a step that gained this share of what was promised is taken."""
+        if gained > 0.0:
+            self.value = max(self.value * max(1.0 / 5.0, 1.0 - (2.0 * gained - 1.0) ** 3), _LEAST_DAMPING)
+            self._growth = 2.0
+            return True
+        self.value, self._growth = self.value * self._growth, 2.0 * self._growth
+        return False
+
+
 Steps = Generator[Array, tuple[Quadratic, Any], Minimum]
 """Yields a point, is sent the quadratic there and whatever belongs to it, returns the minimum."""
 
@@ -60,7 +85,7 @@ def levenberg_marquardt(
 
         (H + λ diag H) δ = −gradient
 
-    λ follows the ratio of gained to promised decrease (Nielsen). A coordinate that changes nothing is left alone.
+    with λ from :class:`Damping`. A coordinate that changes nothing is left alone.
 
     Args:
         start: ``(n,)``.
@@ -70,22 +95,20 @@ def levenberg_marquardt(
         limit: coordinates stay within ± this.
 
     References:
-        Marquardt 1963, J. SIAM 11(2); Nielsen 1999, IMM-REP-1999-05, "Damping parameter in Marquardt's method".
+        Marquardt 1963, J. SIAM 11(2).
     """
     at = np.clip(start, -limit, limit)
     now, found = yield at
-    damping, growth, converged, interrupted = _FIRST_DAMPING, 2.0, False, False
+    damping, converged, interrupted = Damping(), False, False
     for _ in range(max_steps):
         diagonal = np.diag(now.hessian)
         scale = np.maximum(diagonal, max(_LEAST_CURVATURE * diagonal.max(), 1e-300))
         # A coordinate at its limit that wants to go on is held.
         free = ~((np.abs(at) >= limit) & (now.gradient * at < 0.0))
         step = np.zeros_like(at)
-        matrix = now.hessian[np.ix_(free, free)] + np.diag(damping * scale[free])
+        matrix = now.hessian[np.ix_(free, free)] + np.diag(damping.value * scale[free])
         step[free] = -np.linalg.solve(matrix, now.gradient[free])
-        little = -now.gradient @ step <= tolerance * now.value
-        # Strong damping makes every promise small.
-        if (little and damping <= _LITTLE_DAMPING) or damping > _MOST_DAMPING:
+        if damping.settled(bool(-now.gradient @ step <= tolerance * now.value)):
             converged = bool(np.isfinite(now.value))
             break
         there = np.clip(at + step.clip(-longest_step, longest_step), -limit, limit)
@@ -99,12 +122,8 @@ def levenberg_marquardt(
                 interrupted = True
                 break
             gained = (now.value - trial.value) / promised
-        if gained > 0.0:
+        if damping.accepts(gained):
             at, now, found = there, trial, trial_found
-            damping = max(damping * max(1.0 / 5.0, 1.0 - (2.0 * gained - 1.0) ** 3), _LEAST_DAMPING)
-            growth = 2.0
-        else:
-            damping, growth = damping * growth, 2.0 * growth
     return Minimum(at, now, found, converged, interrupted)
 
 

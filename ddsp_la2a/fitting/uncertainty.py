@@ -50,12 +50,12 @@ def score_covariance(scores: Array, hessian: Array, sums_per_s: float, sample_ra
     return np.asarray(meat + NOISE_FLOOR / sample_rate * hessian)
 
 
-def covariance(hessian: Array, meat: Array, precision: Array, blocks: float) -> Array:
+def covariance(hessian: Array, meat: Array, precision: Array, variance: Array, blocks: float) -> Array:
     """Covariance of fitted values, scaled so that ± 1.96 standard errors are a 95 % interval.
 
     ::
 
-        C = A⁻¹ (M + P²) A⁻¹,   A = H + P
+        C = A⁻¹ (M + P V P) A⁻¹,   A = H + P
 
     the sandwich of a misspecified model, in which the prior counts as an observation of its own: where the recordings
     say nothing, its variance is left. Few seconds of audio are allowed for by Student's t with as many degrees of
@@ -65,6 +65,7 @@ def covariance(hessian: Array, meat: Array, precision: Array, blocks: float) -> 
         hessian: H ``(n, n)``, without the prior.
         meat: M ``(n, n)``, covariance of the gradient.
         precision: P ``(n,)`` of the Gaussian prior, in the units of H; more than 0 wherever H has no say.
+        variance: V ``(n,)`` of the prior.
         blocks: of audio that count as independent.
 
     References:
@@ -77,6 +78,6 @@ def covariance(hessian: Array, meat: Array, precision: Array, blocks: float) -> 
     determined = float(np.trace(inverse @ hessian))
     freedom = max(blocks - determined, 1.0)
     few = blocks / freedom * (student.ppf(0.975, freedom) / 1.96) ** 2
-    spread, directions = np.linalg.eigh(few * meat + np.diag(precision**2))
+    spread, directions = np.linalg.eigh(few * meat + np.diag(precision**2 * variance))
     root = inverse @ directions * np.sqrt(spread.clip(0.0))  # no variance is negative
     return np.asarray(root @ root.T)

@@ -60,6 +60,11 @@ class ControlNet(nn.Module):
         """The parameters that depend on the controls."""
         return self.parameters_table
 
+    @staticmethod
+    def inputs(compress_or_limit: Tensor, peak_reduction: Tensor) -> Tensor:
+        """The controls as the first layer takes them, from −1 to 1, ``(batch, 2)`` float64."""
+        return torch.stack([compress_or_limit.double() * 2.0 - 1.0, peak_reduction.double() / 50.0 - 1.0], dim=-1)
+
     def unconstrained(self, compress_or_limit: Tensor, peak_reduction: Tensor, weights: Tensor | None = None) -> Tensor:
         """What the ranges are put on, ``(batch, parameters)`` float64, for controls of shape ``(batch,)``.
 
@@ -70,7 +75,7 @@ class ControlNet(nn.Module):
         own = list(self.parameters())
         taken = own if weights is None else weights.split([p.numel() for p in own])
         shaped = [part.reshape(p.shape) for part, p in zip(taken, own, strict=True)]
-        values = torch.stack([compress_or_limit.double() * 2.0 - 1.0, peak_reduction.double() / 50.0 - 1.0], dim=-1)
+        values = self.inputs(compress_or_limit, peak_reduction)
         for matrix, bias in zip(shaped[::2], shaped[1::2], strict=True):
             values = nn.functional.linear(values if matrix is shaped[0] else torch.tanh(values), matrix, bias)
         return values

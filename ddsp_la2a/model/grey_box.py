@@ -49,8 +49,9 @@ class GreyBox(nn.Module):
 
     Attributes:
         covariance: how sure a fit is, or None: of the network's weights and, last, the make-up in dB
-            ``(weights + 1, weights + 1)``; or of every row of a table, unconstrained, and its make-up in dB
-            ``(rows, parameters, parameters)``. ± 1.96 standard errors make a 95 % interval. Kept in the model file.
+            ``(weights + 1, weights + 1)``; or of every row of a table, as shares of the parameters' ranges on their
+            scales, and its make-up in dB ``(rows, parameters, parameters)``. ± 1.96 standard errors make a 95 %
+            interval. Kept in the model file.
     """
 
     def __init__(self, controls: ControlNet | ParameterTable | None = None, info: dict[str, Any] | None = None) -> None:

@@ -24,8 +24,8 @@ def intervals(
 ) -> dict[str, NDArray[Any]]:
     """95 % intervals of the parameters at some settings, by the delta method.
 
-    The standard error is that of the unconstrained value, so no interval leaves its parameter's range; the make-up's is
-    taken in dB.
+    The standard error of a network's parameter is that of its unconstrained value, that of a table's is a share of its
+    range; no interval leaves the range. The make-up's is taken in dB.
 
     Args:
         controls: what gives the card.
@@ -44,13 +44,20 @@ def intervals(
     for number, parameter in enumerate((*controls.card, MAKEUP)):
         reach = _STANDARD_ERRORS * errors[:, number]
         value = found[parameter.name]
+        whole = torch.tensor([parameter.low, parameter.high], dtype=torch.float64)
+        bottom, top = parameter.scaled(whole)
         if parameter is MAKEUP:
             low, high = value - reach, value + reach
+        elif isinstance(controls, ParameterTable):
+            scaled = parameter.scaled(value)
+            low, high = (
+                parameter.unscaled(scaled + sign * reach * (top - bottom)).clamp(parameter.low, parameter.high)
+                for sign in (-1.0, 1.0)
+            )
         else:
             centre = parameter.to_unconstrained(value)
             low, high = (parameter.to_physical(centre + sign * reach) for sign in (-1.0, 1.0))
-        whole = torch.tensor([parameter.low, parameter.high], dtype=torch.float64)
-        share = (parameter.scaled(high) - parameter.scaled(low)) / parameter.scaled(whole).diff()
+        share = (parameter.scaled(high) - parameter.scaled(low)) / (top - bottom)
         columns[f"{parameter.name}_low"] = low.numpy()
         columns[f"{parameter.name}_high"] = high.numpy()
         columns[f"{parameter.name}_identifiable"] = (share <= _WIDEST_SHARE).numpy()
@@ -58,10 +65,10 @@ def intervals(
 
 
 def _standard_errors(controls: ControlNet | ParameterTable, covariance: Tensor, switch: Tensor, knob: Tensor) -> Tensor:
-    """Of the unconstrained card and of the make-up in dB, ``(batch, parameters + 1)``."""
+    """Of the card (see :func:`intervals`) and of the make-up in dB, ``(batch, parameters + 1)``."""
     if isinstance(controls, ParameterTable):  # fitted tables take the nearest row as it is
         nearest, _, _ = controls.neighbours(switch, knob)
-        return covariance.diagonal(dim1=1, dim2=2).sqrt()[nearest]
+        return covariance.diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()[nearest]
     weights = torch.cat([p.detach().flatten() for p in controls.parameters()])
     derivative = torch.func.jacrev(lambda flat: controls.unconstrained(switch, knob, flat))(weights).detach()
     card = torch.einsum("bpi,ij,bpj->bp", derivative, covariance[:-1, :-1], derivative)
