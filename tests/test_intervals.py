@@ -203,8 +203,13 @@ def test_every_row_of_a_table_has_its_own_intervals() -> None:
         at = card[(card["compress_or_limit"] == setting[0]) & (card["peak_reduction"] == setting[1])]
         errors = model.covariance[rows[nearest]].diagonal().sqrt().numpy()
         for number, name in enumerate(NAMES):
-            reach = unconstrained(at, name, "_high") - unconstrained(at, name)
-            assert reach[0] == pytest.approx(1.96 * errors[number], rel=1e-6), f"{name} at {setting}"
+            parameter = PARAMETERS[number]
+            ends = torch.tensor([parameter.low, parameter.high], dtype=torch.float64)
+            high, value = (parameter.scaled(torch.tensor(at[name + end].to_numpy())).item() for end in ("_high", ""))
+            width = 1.0 if parameter is MAKEUP else parameter.scaled(ends).diff().item()
+            top = np.inf if parameter is MAKEUP else parameter.scaled(ends)[1].item()
+            expected = min(value + 1.96 * float(errors[number]) * width, top)
+            assert high == pytest.approx(expected, rel=1e-6), f"{name} at {setting}"
 
 
 def test_rows_of_a_table_in_any_order() -> None:
