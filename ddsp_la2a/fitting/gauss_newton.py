@@ -1,36 +1,25 @@
-"""Gauss–Newton fits: every setting on its own, or all settings through the knob network.
-
-A point of one recording is six numbers: the card parameters in unconstrained space, then the make-up in dB. What is
-minimised is a sum over recordings,
-
-    2 L = Σ seconds · (error energy / target energy) + ½ prior_s · Σ ((weight − its prior mean) / its prior spread)²,
-
-so every recording counts by its own energy and its length. Evidence grows with the audio and a prior doesn't.
-"""
+"""Gauss–Newton fits: every setting on its own, or all settings through the knob network."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
-from scipy.linalg import helmert
 from scipy.stats import qmc
 from torch import nn
-from tqdm import tqdm
 
 from ddsp_la2a.data.frame import linked_takes, settings_of
-from ddsp_la2a.dsp.compressor import CompressorParams
-from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT, TARGET
+from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT
 from ddsp_la2a.fitting.gradient import WEIGHT_PRIOR_S, Training
-from ddsp_la2a.fitting.least_squares import Damping, Minimum, Quadratic, Steps, in_step, levenberg_marquardt, minimised
+from ddsp_la2a.fitting.joint import Joint, JointProblem, NetworkCard, TableCard
+from ddsp_la2a.fitting.least_squares import Minimum, Quadratic, Steps, in_step, levenberg_marquardt
+from ddsp_la2a.fitting.passes import CARD, LIMIT, Array, Passes, physical, sum_of
 from ddsp_la2a.fitting.recordings import SUMS_PER_S, Recordings
 from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance, score_covariance
 from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
@@ -38,24 +27,15 @@ from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
 from ddsp_la2a.units import DB_PER_NEPER
 
-Array = NDArray[np.float64]
-
-_CARD = len(CARD_PARAMETERS)
-_LIMIT = np.array([12.0] * _CARD + [0.99 * MAKEUP.high])
-"""Beyond ±12 an unconstrained value changes nothing: the sigmoid is within 6e-6 of its end."""
-
-_SILENCE = 1e-9
-"""Power (−90 dBFS) that is added to a target's: a recording of silence must not weigh more than one of music."""
-
 _GLANCE_S, _THIN_S, _THICKER_S = 5.0, 20.0, 120.0
 """Seconds of every recording on which spread starts are compared, the best are followed, and steps are taken before
 those on everything."""
 
 _SPREAD, _TRIED, _NETWORKS = 64, 6, 4
-_ROUGH, _FINE, _INNER_STEPS = 1e-3, 1e-4, 50
+_ROUGH, _FINE = 1e-3, 1e-4
 _ASTRAY = 2.0
 
-_WIDE = np.array([0.5**2] * _CARD + [12.0**2])
+_WIDE = np.array([0.5**2] * CARD + [12.0**2])
 """Variance of a prior as wide as the ranges, of shares of a range and of dB: what is left where nothing else is."""
 
 
@@ -77,65 +57,11 @@ class GaussNewtonSettings:
     exact: bool = False
 
 
-class Passes:
-    """Evaluates points of recordings, and keeps the history.
-
-    Args:
-        error_filter: see :class:`GaussNewtonSettings`.
-        progress: show a bar of the audio gone through.
-    """
-
-    def __init__(self, error_filter: str, progress: bool) -> None:
-        self.history: list[dict[str, Any]] = []
-        self._error_filter = error_filter
-        self._started = time.monotonic()
-        self._bar = tqdm(desc="fit", unit=" s of audio", disable=not progress)
-
-    def quadratics(self, recordings: Recordings, points: Sequence[tuple[int, Array]]) -> list[tuple[Quadratic, Array]]:
-        """Quadratic of every (recording, point) and the products it is made of, one a quarter of a second."""
-        asked = [(row, physical(point)) for row, point in points]
-        found = recordings.products(asked, self._error_filter, self._bar.update)
-        seconds, answers = recordings.seconds, []
-        for (row, point), products in zip(points, found, strict=True):
-            power = products[:, TARGET, TARGET].sum() / (seconds[row] * recordings.sample_rate)
-            scale = np.concatenate([np.ones(FIRST_TANGENT), slopes(point)])
-            shares = products * scale[:, None] * scale / (recordings.sample_rate * (power + _SILENCE))
-            total, tangents = shares.sum(axis=0), slice(FIRST_TANGENT, None)
-            quadratic = Quadratic(0.5 * total[ERROR, ERROR], total[tangents, ERROR], total[tangents, tangents])
-            answers.append((quadratic, shares))
-        return answers
-
-    def log(self, stage: str, error: float) -> None:
-        """Note a pass and its error-to-signal ratio."""
-        self.history.append({"stage": stage, "seconds": time.monotonic() - self._started, "error": error})
-        self._bar.set_postfix_str(f"{stage}, pass {len(self.history)}: error {100 * error:.3g} %")
-
-    def close(self, converged: bool, interrupted: bool) -> Training:
-        """The history as a training run."""
-        self._bar.close()
-        history = pd.DataFrame(self.history)
-        return Training(history, converged, interrupted, time.monotonic() - self._started)
-
-
-def physical(point: Array) -> CompressorParams:
-    """Parameters of a point ``(6,)``."""
-    at = torch.from_numpy(point)
-    card = {p.name: float(p.to_physical(at[i])) for i, p in enumerate(CARD_PARAMETERS)}
-    return CompressorParams(**card, makeup_db=float(point[_CARD]))
-
-
-def slopes(point: Array) -> Array:
-    """Derivative of each physical parameter for its own coordinate of a point, ``(6,)``."""
-    at = torch.from_numpy(point).requires_grad_()
-    total = torch.stack([p.to_physical(at[i]) for i, p in enumerate(CARD_PARAMETERS)]).sum() + at[_CARD]
-    return np.asarray(torch.autograd.grad(total, at)[0].numpy())
-
-
 def spread_points(seed: int) -> Array:
     """Points ``(64, 6)``: the generic start, then a Sobol sequence over the parameters' ranges; make-up 0 dB."""
-    share = qmc.Sobol(_CARD, seed=seed).random(_SPREAD)
+    share = qmc.Sobol(CARD, seed=seed).random(_SPREAD)
     points = np.column_stack([np.log(share / (1.0 - share)).clip(-4.0, 4.0), np.zeros(_SPREAD)])
-    points[0, :_CARD] = generic_point()
+    points[0, :CARD] = generic_point()
     return points
 
 
@@ -146,17 +72,12 @@ def generic_point() -> Array:
 
 def _at_best_makeup(quadratic: Quadratic, point: Array) -> tuple[float, Array]:
     """Value at the make-up that suits the other parameters best, and the point with it: the output is linear in it."""
-    curvature, pull = quadratic.hessian[_CARD, _CARD], quadratic.gradient[_CARD]
+    curvature, pull = quadratic.hessian[CARD, CARD], quadratic.gradient[CARD]
     if not curvature > 0.0:
         return quadratic.value, point
     gain = max(1.0 - pull / curvature / DB_PER_NEPER, 1e-3)
-    best = np.append(point[:_CARD], point[_CARD] + DB_PER_NEPER * np.log(gain)).clip(-_LIMIT, _LIMIT)
+    best = np.append(point[:CARD], point[CARD] + DB_PER_NEPER * np.log(gain)).clip(-LIMIT, LIMIT)
     return quadratic.value - 0.5 * pull * pull / curvature, best
-
-
-def sum_of(quadratics: Sequence[Quadratic]) -> Quadratic:
-    value, gradient, hessian = (np.sum(parts, axis=0) for parts in zip(*quadratics, strict=True))
-    return Quadratic(float(value), gradient, hessian)
 
 
 def fit_settings(
@@ -236,198 +157,7 @@ def _thicker(recordings: Recordings, name: str) -> list[tuple[str, Recordings]]:
 
 
 def _card_steps(start: Array, max_steps: int, tolerance: float) -> Steps:
-    return levenberg_marquardt(start, max_steps=max_steps, tolerance=tolerance, longest_step=2.0, limit=_LIMIT)
-
-
-class Card(Protocol):
-    """What gives every recording its card: weights → unconstrained parameters, with derivative and prior."""
-
-    start: Array
-    mean: Array
-    variance: Array
-    precision: Array
-
-    def __call__(self, weights: Array) -> tuple[Array, Array]:
-        """``(recordings, 5)`` and its derivative ``(recordings, 5, weights)``."""
-        ...
-
-
-class TableCard:
-    """A row of five weights a setting; no prior."""
-
-    def __init__(self, groups: Sequence[Sequence[int]]) -> None:
-        self._rows = np.empty(sum(map(len, groups)), dtype=int)
-        for number, group in enumerate(groups):
-            self._rows[list(group)] = number
-        self.start = self.mean = self.precision = np.zeros(_CARD * len(groups))
-        self.variance = np.full(_CARD * len(groups), np.inf)
-
-    def __call__(self, weights: Array) -> tuple[Array, Array]:
-        derivative = np.zeros((len(self._rows), _CARD, len(weights)))
-        for recording, row in enumerate(self._rows):
-            derivative[recording, :, _CARD * row : _CARD * (row + 1)] = np.eye(_CARD)
-        return weights.reshape(-1, _CARD)[self._rows], derivative
-
-
-class NetworkCard:
-    """The weights of a :class:`ControlNet`, in the order of its parameters, at the settings of a frame.
-
-    Prior: matrices N(0, 1); biases N(their start, 3²), which spans the range of every parameter.
-    """
-
-    def __init__(self, network: ControlNet, frame: pd.DataFrame, prior_s: float) -> None:
-        named = [(name, p.detach().numpy()) for name, p in network.named_parameters()]
-        self._shapes = [values.shape for _, values in named]
-        self._inputs = network.inputs(*(torch.tensor(frame[name].to_numpy()) for name in CONTROLS)).numpy()
-        self.start = np.concatenate([values.ravel() for _, values in named])
-        is_matrix = np.concatenate([np.full(values.size, name.endswith("weight")) for name, values in named])
-        self.mean = np.where(is_matrix, 0.0, self.start)
-        self.variance = np.where(is_matrix, 1.0, 3.0**2)
-        self.precision = 0.5 * prior_s / self.variance
-
-    def __call__(self, weights: Array) -> tuple[Array, Array]:
-        """The network and its backward pass, in numpy: a thousand times for a fit, on arrays too small for torch."""
-        edges = np.cumsum([np.prod(shape) for shape in self._shapes])[:-1].astype(int)
-        parts = [part.reshape(shape) for part, shape in zip(np.split(weights, edges), self._shapes, strict=True)]
-        matrices, biases = parts[::2], parts[1::2]
-        signals = [self._inputs]
-        for matrix, bias in zip(matrices[:-1], biases[:-1], strict=True):
-            signals.append(np.tanh(signals[-1] @ matrix.T + bias))
-        values = signals[-1] @ matrices[-1].T + biases[-1]
-        derivatives: list[Array] = []
-        adjoint = np.broadcast_to(np.eye(values.shape[1]), (len(values), values.shape[1], values.shape[1]))
-        for matrix, signal in zip(matrices[::-1], signals[::-1], strict=True):
-            of_matrix = adjoint[..., None] * signal[:, None, None, :]
-            derivatives[:0] = [of_matrix.reshape(*adjoint.shape[:2], -1), adjoint]
-            adjoint = adjoint @ matrix * (1.0 - signal * signal)[:, None]
-        return values, np.concatenate(derivatives, axis=2)
-
-
-class Joint(NamedTuple):
-    """A fit of all recordings at once.
-
-    Args:
-        minimum: its point is the card's weights, the make-up in dB, then what the gains per take are made of.
-        points: of every recording, ``(recordings, 6)``.
-        derivatives: of those for the minimum's point, ``(recordings, 6, n)``.
-        quadratics: of every recording.
-        products: of every recording, see :meth:`Passes.quadratics`.
-    """
-
-    minimum: Minimum
-    points: Array
-    derivatives: Array
-    quadratics: list[Quadratic]
-    products: list[Array]
-
-
-class JointProblem:
-    """All recordings through one card, with the device's make-up and a gain per take.
-
-    Args:
-        card: weights → unconstrained parameters.
-        takes: number of each recording's take, from 0, or None for no gains.
-    """
-
-    def __init__(self, card: Card, takes: NDArray[np.int64] | None) -> None:
-        self.card = card
-        self._size = len(card.mean)
-        # Columns of an orthogonal matrix with zero mean: gains per take that leave the make-up alone.
-        self.take_gains = np.zeros((0, 0)) if takes is None else helmert(int(takes.max()) + 1)
-        self._takes = takes
-        free = np.zeros(1 + len(self.take_gains))
-        self._mean, self.precision = np.append(card.mean, free), np.append(card.precision, free)
-        self.variance = np.append(card.variance, free + np.inf)
-
-    def device(self, makeup_db: float) -> Array:
-        """What follows the card's weights: this make-up, and no gains per take."""
-        return np.append(makeup_db, np.zeros(len(self.take_gains)))
-
-    def points(self, at: Array) -> tuple[Array, Array]:
-        """Of every recording ``(recordings, 6)``, and their derivative ``(recordings, 6, n)``."""
-        values, derivative = self.card(at[: self._size])
-        makeup = np.full((len(values), 1), at[self._size])
-        whole = np.zeros((len(values), _CARD + 1, len(at)))
-        whole[:, :_CARD, : self._size] = derivative
-        whole[:, _CARD, self._size] = 1.0
-        if self._takes is not None:
-            whole[:, _CARD, self._size + 1 :] = self.take_gains.T[self._takes]
-            makeup[:, 0] += whole[:, _CARD, self._size + 1 :] @ at[self._size + 1 :]
-        return np.hstack([values, makeup]), whole
-
-    def total(self, at: Array, derivatives: Array, quadratics: Sequence[Quadratic]) -> Quadratic:
-        """Sum over recordings, in their order, and the prior."""
-        distance = at - self._mean
-        value = 0.5 * float(self.precision @ distance**2)
-        gradient, hessian = self.precision * distance, np.diag(self.precision)
-        for derivative, quadratic in zip(derivatives, quadratics, strict=True):
-            value += quadratic.value
-            gradient = gradient + derivative.T @ quadratic.gradient
-            hessian = hessian + derivative.T @ quadratic.hessian @ derivative
-        return Quadratic(value, gradient, hessian)
-
-    def fit(
-        self,
-        passes: Passes,
-        stage: str,
-        recordings: Recordings,
-        start: Array,
-        *,
-        max_steps: int,
-        tolerance: float,
-        longest_step: float = np.inf,
-        limit: float | Array = np.inf,
-    ) -> Joint:
-        """Minimise over recordings.
-
-        Levenberg–Marquardt with the damping on the cards: each pass over the audio gives every recording's quadratic,
-        and the weights follow those as far as they go without another pass. So a network's curvature costs no audio.
-        """
-
-        def at(point: Array) -> Joint:
-            points, derivatives = self.points(point)
-            answers = passes.quadratics(recordings, list(enumerate(points)))
-            quadratics = [quadratic for quadratic, _ in answers]
-            passes.log(stage, 2.0 * sum_of(quadratics).value / recordings.seconds.sum())
-            total = self.total(point, derivatives, quadratics)
-            minimum = Minimum(point, total, None, False)
-            return Joint(minimum, points, derivatives, quadratics, [products for _, products in answers])
-
-        now = at(np.clip(start, -limit, limit))
-        damping = Damping()
-        converged = interrupted = False
-        for _ in range(max_steps):
-            here = now.minimum.point
-            goal = self.fit_quadratics(now, here, damping.value, max_steps=_INNER_STEPS, tolerance=_FINE, limit=limit)
-            there = here + (goal.point - here).clip(-longest_step, longest_step)
-            value = now.minimum.quadratic.value
-            promised = value - self.model(now, there).value
-            if damping.settled(promised <= tolerance * value):
-                converged = True
-                break
-            try:
-                trial = at(there)
-            except KeyboardInterrupt:
-                interrupted = True
-                break
-            if damping.accepts((value - trial.minimum.quadratic.value) / promised if promised > 0.0 else -1.0):
-                now = trial
-        return now._replace(minimum=replace(now.minimum, converged=converged, interrupted=interrupted))
-
-    def model(self, known: Joint, point: Array, damping: float = 0.0) -> Quadratic:
-        """What the quadratics of a fit promise at another point; damped, as if each were steeper by that share."""
-        points, derivatives = self.points(point)
-        moved = []
-        for quadratic, step in zip(known.quadratics, points - known.points, strict=True):
-            hessian = quadratic.hessian + damping * np.diag(np.diag(quadratic.hessian))
-            pull = hessian @ step
-            value = quadratic.value + quadratic.gradient @ step + 0.5 * step @ pull
-            moved.append(Quadratic(value, quadratic.gradient + pull, hessian))
-        return self.total(point, derivatives, moved)
-
-    def fit_quadratics(self, known: Joint, start: Array, damping: float = 0.0, **steps: Any) -> Minimum:
-        """Minimise what another fit's quadratics promise, without audio."""
-        return minimised(levenberg_marquardt(start, **steps), lambda point: (self.model(known, point, damping), None))
+    return levenberg_marquardt(start, max_steps=max_steps, tolerance=tolerance, longest_step=2.0, limit=LIMIT)
 
 
 def _fit_network(
@@ -452,13 +182,13 @@ def _fit_network(
     steps: dict[str, Any] = {"max_steps": settings.max_steps, "tolerance": _ROUGH}
     alone = fit_settings(passes, recordings, groups, seed=seed, max_steps=settings.max_steps, rough=True)
     table = JointProblem(TableCard(groups), takes)
-    makeup_db = float(np.median([minimum.point[_CARD] for minimum in alone]))
-    start = np.concatenate([*(minimum.point[:_CARD] for minimum in alone), table.device(makeup_db)])
-    limit = np.concatenate([np.full(_CARD * len(groups), _LIMIT[0]), np.full(len(table.device(0.0)), _LIMIT[_CARD])])
+    makeup_db = float(np.median([minimum.point[CARD] for minimum in alone]))
+    start = np.concatenate([*(minimum.point[:CARD] for minimum in alone), table.device(makeup_db)])
+    limit = np.concatenate([np.full(CARD * len(groups), LIMIT[0]), np.full(len(table.device(0.0)), LIMIT[CARD])])
     cards = table.fit(passes, "shared make-up", thin, start, longest_step=2.0, limit=limit, **steps)
     if any(minimum.interrupted for minimum in (*alone, cards.minimum)):
         raise KeyboardInterrupt("interrupted before there was a network to keep")
-    device = cards.minimum.point[_CARD * len(groups) :]
+    device = cards.minimum.point[CARD * len(groups) :]
 
     problems = [
         JointProblem(NetworkCard(network, recordings.frame, settings.weight_prior_s), takes) for network in networks
@@ -533,7 +263,7 @@ def fit_gauss_newton(
         nn.utils.vector_to_parameters(point[:weights], network.parameters())
         model = GreyBox(network)
         with torch.no_grad():
-            model.makeup.copy_(MAKEUP.to_unconstrained(point[weights].clamp(-_LIMIT[_CARD], _LIMIT[_CARD])))
+            model.makeup.copy_(MAKEUP.to_unconstrained(point[weights].clamp(-LIMIT[CARD], LIMIT[CARD])))
         whole = _covariance_of_network(problem, joint, recordings)
         model.covariance = torch.from_numpy(whole[: weights + 1, : weights + 1].copy())
         finished = joint.minimum.converged, joint.minimum.interrupted
@@ -542,7 +272,7 @@ def fit_gauss_newton(
 
 def _covariance_of_setting(minimum: Minimum, seconds: Array, sample_rate: float) -> Array:
     """Of the parameters as shares of their ranges, where a value near an end is felt as much as any other."""
-    sigmoid = 1.0 / (1.0 + np.exp(-minimum.point[:_CARD]))
+    sigmoid = 1.0 / (1.0 + np.exp(-minimum.point[:CARD]))
     scale = 1.0 / np.append(sigmoid * (1.0 - sigmoid), 1.0)
     meat = np.sum([_score_covariance(products, sample_rate) for products in minimum.found], axis=0)
     hessian, meat = (matrix * np.outer(scale, scale) for matrix in (minimum.quadratic.hessian, meat))
@@ -554,7 +284,7 @@ def _covariance_of_network(problem: JointProblem, joint: Joint, recordings: Reco
     meat = np.zeros_like(hessian)
     for derivative, products in zip(joint.derivatives, joint.products, strict=True):
         meat += derivative.T @ _score_covariance(products, recordings.sample_rate) @ derivative
-    variance = np.minimum(problem.variance, _WIDE[_CARD])
+    variance = np.minimum(problem.variance, _WIDE[CARD])
     precision = np.maximum(problem.precision, NOISE_FLOOR / recordings.sample_rate / variance)
     return covariance(hessian, meat, precision, variance, _blocks(recordings.seconds))
 

@@ -1,0 +1,220 @@
+"""All recordings at once: weights give every recording its card, the device its make-up, a take its gain.
+
+What is minimised is a sum over recordings and a prior,
+
+    2 L = Σ seconds · (error energy / target energy) + ½ prior_s · Σ ((weight − its prior mean) / its prior spread)²:
+
+evidence grows with the audio and a prior doesn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import helmert
+
+from ddsp_la2a.fitting.least_squares import Damping, Minimum, Quadratic, levenberg_marquardt, minimised
+from ddsp_la2a.fitting.passes import CARD, Array, Passes, sum_of
+from ddsp_la2a.fitting.recordings import Recordings
+from ddsp_la2a.model.control_net import CONTROLS, ControlNet
+
+_INNER_STEPS, _INNER_TOLERANCE = 50, 1e-4
+
+
+class Card(Protocol):
+    """What gives every recording its card: weights → unconstrained parameters, with derivative and prior."""
+
+    start: Array
+    mean: Array
+    variance: Array
+    precision: Array
+
+    def __call__(self, weights: Array) -> tuple[Array, Array]:
+        """``(recordings, 5)`` and its derivative ``(recordings, 5, weights)``."""
+        ...
+
+
+class TableCard:
+    """A row of five weights a setting; no prior."""
+
+    def __init__(self, groups: Sequence[Sequence[int]]) -> None:
+        self._rows = np.empty(sum(map(len, groups)), dtype=int)
+        for number, group in enumerate(groups):
+            self._rows[list(group)] = number
+        self.start = self.mean = self.precision = np.zeros(CARD * len(groups))
+        self.variance = np.full(CARD * len(groups), np.inf)
+
+    def __call__(self, weights: Array) -> tuple[Array, Array]:
+        derivative = np.zeros((len(self._rows), CARD, len(weights)))
+        for recording, row in enumerate(self._rows):
+            derivative[recording, :, CARD * row : CARD * (row + 1)] = np.eye(CARD)
+        return weights.reshape(-1, CARD)[self._rows], derivative
+
+
+class NetworkCard:
+    """The weights of a :class:`ControlNet`, in the order of its parameters, at the settings of a frame.
+
+    Prior: matrices N(0, 1); biases N(their start, 3²), which spans the range of every parameter.
+    """
+
+    def __init__(self, network: ControlNet, frame: pd.DataFrame, prior_s: float) -> None:
+        named = [(name, p.detach().numpy()) for name, p in network.named_parameters()]
+        self._shapes = [values.shape for _, values in named]
+        self._inputs = network.inputs(*(torch.tensor(frame[name].to_numpy()) for name in CONTROLS)).numpy()
+        self.start = np.concatenate([values.ravel() for _, values in named])
+        is_matrix = np.concatenate([np.full(values.size, name.endswith("weight")) for name, values in named])
+        self.mean = np.where(is_matrix, 0.0, self.start)
+        self.variance = np.where(is_matrix, 1.0, 3.0**2)
+        self.precision = 0.5 * prior_s / self.variance
+
+    def __call__(self, weights: Array) -> tuple[Array, Array]:
+        """The network and its backward pass, in numpy: a thousand times for a fit, on arrays too small for torch."""
+        edges = np.cumsum([np.prod(shape) for shape in self._shapes])[:-1].astype(int)
+        parts = [part.reshape(shape) for part, shape in zip(np.split(weights, edges), self._shapes, strict=True)]
+        matrices, biases = parts[::2], parts[1::2]
+        signals = [self._inputs]
+        for matrix, bias in zip(matrices[:-1], biases[:-1], strict=True):
+            signals.append(np.tanh(signals[-1] @ matrix.T + bias))
+        values = signals[-1] @ matrices[-1].T + biases[-1]
+        derivatives: list[Array] = []
+        adjoint = np.broadcast_to(np.eye(values.shape[1]), (len(values), values.shape[1], values.shape[1]))
+        for matrix, signal in zip(matrices[::-1], signals[::-1], strict=True):
+            of_matrix = adjoint[..., None] * signal[:, None, None, :]
+            derivatives[:0] = [of_matrix.reshape(*adjoint.shape[:2], -1), adjoint]
+            adjoint = adjoint @ matrix * (1.0 - signal * signal)[:, None]
+        return values, np.concatenate(derivatives, axis=2)
+
+
+class Joint(NamedTuple):
+    """A fit of all recordings at once.
+
+    Args:
+        minimum: its point is the card's weights, the make-up in dB, then what the gains per take are made of.
+        points: of every recording, ``(recordings, 6)``.
+        derivatives: of those for the minimum's point, ``(recordings, 6, n)``.
+        quadratics: of every recording.
+        products: of every recording, see :meth:`Passes.quadratics`.
+    """
+
+    minimum: Minimum
+    points: Array
+    derivatives: Array
+    quadratics: list[Quadratic]
+    products: list[Array]
+
+
+class JointProblem:
+    """All recordings through one card, with the device's make-up and a gain per take.
+
+    Args:
+        card: weights → unconstrained parameters.
+        takes: number of each recording's take, from 0, or None for no gains.
+    """
+
+    def __init__(self, card: Card, takes: NDArray[np.int64] | None) -> None:
+        self.card = card
+        self._size = len(card.mean)
+        # Columns of an orthogonal matrix with zero mean: gains per take that leave the make-up alone.
+        self.take_gains = np.zeros((0, 0)) if takes is None else helmert(int(takes.max()) + 1)
+        self._takes = takes
+        free = np.zeros(1 + len(self.take_gains))
+        self._mean, self.precision = np.append(card.mean, free), np.append(card.precision, free)
+        self.variance = np.append(card.variance, free + np.inf)
+
+    def device(self, makeup_db: float) -> Array:
+        """What follows the card's weights: this make-up, and no gains per take."""
+        return np.append(makeup_db, np.zeros(len(self.take_gains)))
+
+    def points(self, at: Array) -> tuple[Array, Array]:
+        """Of every recording ``(recordings, 6)``, and their derivative ``(recordings, 6, n)``."""
+        values, derivative = self.card(at[: self._size])
+        makeup = np.full((len(values), 1), at[self._size])
+        whole = np.zeros((len(values), CARD + 1, len(at)))
+        whole[:, :CARD, : self._size] = derivative
+        whole[:, CARD, self._size] = 1.0
+        if self._takes is not None:
+            whole[:, CARD, self._size + 1 :] = self.take_gains.T[self._takes]
+            makeup[:, 0] += whole[:, CARD, self._size + 1 :] @ at[self._size + 1 :]
+        return np.hstack([values, makeup]), whole
+
+    def total(self, at: Array, derivatives: Array, quadratics: Sequence[Quadratic]) -> Quadratic:
+        """Sum over recordings, in their order, and the prior."""
+        distance = at - self._mean
+        value = 0.5 * float(self.precision @ distance**2)
+        gradient, hessian = self.precision * distance, np.diag(self.precision)
+        for derivative, quadratic in zip(derivatives, quadratics, strict=True):
+            value += quadratic.value
+            gradient = gradient + derivative.T @ quadratic.gradient
+            hessian = hessian + derivative.T @ quadratic.hessian @ derivative
+        return Quadratic(value, gradient, hessian)
+
+    def fit(
+        self,
+        passes: Passes,
+        stage: str,
+        recordings: Recordings,
+        start: Array,
+        *,
+        max_steps: int,
+        tolerance: float,
+        longest_step: float = np.inf,
+        limit: float | Array = np.inf,
+    ) -> Joint:
+        """Minimise over recordings.
+
+        Levenberg–Marquardt with the damping on the cards: each pass over the audio gives every recording's quadratic,
+        and the weights follow those as far as they go without another pass. So a network's curvature costs no audio.
+        """
+
+        def at(point: Array) -> Joint:
+            points, derivatives = self.points(point)
+            answers = passes.quadratics(recordings, list(enumerate(points)))
+            quadratics = [quadratic for quadratic, _ in answers]
+            passes.log(stage, 2.0 * sum_of(quadratics).value / recordings.seconds.sum())
+            total = self.total(point, derivatives, quadratics)
+            minimum = Minimum(point, total, None, False)
+            return Joint(minimum, points, derivatives, quadratics, [products for _, products in answers])
+
+        now = at(np.clip(start, -limit, limit))
+        damping = Damping()
+        converged = interrupted = False
+        for _ in range(max_steps):
+            here = now.minimum.point
+            goal = self.fit_quadratics(
+                now, here, damping.value, max_steps=_INNER_STEPS, tolerance=_INNER_TOLERANCE, limit=limit
+            )
+            there = here + (goal.point - here).clip(-longest_step, longest_step)
+            value = now.minimum.quadratic.value
+            promised = value - self.model(now, there).value
+            if damping.settled(promised <= tolerance * value):
+                converged = True
+                break
+            try:
+                trial = at(there)
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+            if damping.accepts((value - trial.minimum.quadratic.value) / promised if promised > 0.0 else -1.0):
+                now = trial
+        return now._replace(minimum=replace(now.minimum, converged=converged, interrupted=interrupted))
+
+    def model(self, known: Joint, point: Array, damping: float = 0.0) -> Quadratic:
+        """What the quadratics of a fit promise at another point; damped, as if each were steeper by that share."""
+        points, derivatives = self.points(point)
+        moved = []
+        for quadratic, step in zip(known.quadratics, points - known.points, strict=True):
+            hessian = quadratic.hessian + damping * np.diag(np.diag(quadratic.hessian))
+            pull = hessian @ step
+            value = quadratic.value + quadratic.gradient @ step + 0.5 * step @ pull
+            moved.append(Quadratic(value, quadratic.gradient + pull, hessian))
+        return self.total(point, derivatives, moved)
+
+    def fit_quadratics(self, known: Joint, start: Array, damping: float = 0.0, **steps: Any) -> Minimum:
+        """Minimise what another fit's quadratics promise, without audio."""
+        return minimised(levenberg_marquardt(start, **steps), lambda point: (self.model(known, point, damping), None))
