@@ -35,8 +35,12 @@ _SPREAD, _TRIED, _NETWORKS = 64, 6, 4
 _ROUGH, _FINE = 1e-3, 1e-4
 _ASTRAY = 2.0
 
-_WIDE = np.array([0.5**2] * CARD + [12.0**2])
-"""Variance of a prior as wide as the ranges, of shares of a range and of dB: what is left where nothing else is."""
+_WIDE = np.array([50.0**2] * CARD + [1000.0**2])
+"""Variance of a prior far wider than the ranges, of shares of a range and of dB: what hangs on something that the
+recordings don't determine is then not determined either."""
+
+_BARELY = 1e-12
+"""Share of a parameter's own curvature that rounding leaves where there is none."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +280,8 @@ def _covariance_of_setting(minimum: Minimum, seconds: Array, sample_rate: float)
     scale = 1.0 / np.append(sigmoid * (1.0 - sigmoid), 1.0)
     meat = np.sum([_score_covariance(products, sample_rate) for products in minimum.found], axis=0)
     hessian, meat = (matrix * np.outer(scale, scale) for matrix in (minimum.quadratic.hessian, meat))
-    return covariance(hessian, meat, NOISE_FLOOR / sample_rate / _WIDE, _WIDE, _blocks(seconds))
+    precision = np.maximum(NOISE_FLOOR / sample_rate / _WIDE, _BARELY * np.diag(hessian))
+    return covariance(hessian, meat, precision, _WIDE, _blocks(seconds))
 
 
 def _covariance_of_network(problem: JointProblem, joint: Joint, recordings: Recordings) -> Array:
@@ -284,7 +289,7 @@ def _covariance_of_network(problem: JointProblem, joint: Joint, recordings: Reco
     meat = np.zeros_like(hessian)
     for derivative, products in zip(joint.derivatives, joint.products, strict=True):
         meat += derivative.T @ _score_covariance(products, recordings.sample_rate) @ derivative
-    variance = np.minimum(problem.variance, _WIDE[CARD])
+    variance = np.minimum(problem.variance, MAKEUP.high**2)
     precision = np.maximum(problem.precision, NOISE_FLOOR / recordings.sample_rate / variance)
     return covariance(hessian, meat, precision, variance, _blocks(recordings.seconds))
 
