@@ -117,7 +117,8 @@ def fit_settings(
         passes.log(stage, float(least @ seconds / seconds.sum()))
         return answers
 
-    everywhere = [(group, start) for group in range(len(groups)) for start in spread_points(seed)]
+    starts = spread_points(seed)
+    everywhere = [(group, start) for group in range(len(groups)) for start in starts]
     ranked: list[list[tuple[float, Array]]] = [[] for _ in groups]
     glances = evaluate("starts", recordings.thinned(_GLANCE_S), everywhere)
     for (group, start), (quadratic, _) in zip(everywhere, glances, strict=True):
@@ -175,8 +176,8 @@ def _fit_network(
     """One network for all settings, with one make-up.
 
     Every setting is fitted on its own; then all with one make-up; then networks are laid through those cards, each as
-    exactly as the recordings determine it. The best of them, and one from the generic start, are fitted to thinned
-    recordings, and the better one to all.
+    exactly as the recordings determine it. The best of them is fitted to thinned recordings, from the generic start as
+    well if that went astray, and the better fit to all.
 
     Returns:
         the network, whose weights are not yet set, what was fitted and where it ended.

@@ -141,15 +141,12 @@ def in_step(problems: Sequence[Steps], evaluate: Evaluate) -> list[Minimum]:
     """
     minima: dict[int, Minimum] = {}
     asked = [(i, next(problem)) for i, problem in enumerate(problems)]
-    first = True
     while asked:
         interruption = None
         try:
             answers = evaluate(asked)
         except KeyboardInterrupt as interrupted:
-            if first:
-                raise
-            interruption = interrupted
+            interruption = interrupted  # a problem without a first value lets it through
         following = []
         for number, (i, _) in enumerate(asked):
             try:
@@ -158,7 +155,7 @@ def in_step(problems: Sequence[Steps], evaluate: Evaluate) -> list[Minimum]:
                 following.append((i, problems[i].send(answers[number])))
             except StopIteration as stopped:
                 minima[i] = stopped.value
-        asked, first = following, False
+        asked = following
     return [minima[i] for i in range(len(problems))]
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ddsp_la2a.dsp import kernels
 from ddsp_la2a.dsp.compiling import over_rows
+from ddsp_la2a.dsp.normal_equations import ERROR_FILTERS
 
-_DC_POLE = 0.995
+_, _DC_POLE = ERROR_FILTERS["dc"]
 _FLOOR_DBFS = -60.0
 
 
