@@ -21,13 +21,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "units": set(),
     "files": set(),
+    "controls": set(),
     "simulated_unit": {"simulated_unit", "units"},
     "dsp": {"dsp", "units"},
-    "data": {"data", "files", "units"},
-    "model": {"model", "dsp", "files", "units"},
-    "evaluation": {"evaluation", "data", "files", "units"},
-    "fitting": {"fitting", "model", "dsp", "data", "files", "units"},
-    "compare": {"evaluation", "fitting", "model", "data", "files", "units"},
+    "data": {"data", "controls", "files", "units"},
+    "model": {"model", "dsp", "controls", "files", "units"},
+    "evaluation": {"evaluation", "data", "controls", "files", "units"},
+    "fitting": {"fitting", "model", "dsp", "data", "controls", "files", "units"},
+    "compare": {"evaluation", "fitting", "model", "data", "controls", "files", "units"},
 }
 """What a room may import of the package; ``cli``, ``__main__`` and ``__init__`` gather them all."""
 

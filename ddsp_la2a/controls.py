@@ -1,0 +1,91 @@
+"""What a unit lets its user set: knobs and switches, each a column of a frame with a stated range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Control:
+    """A knob or a switch of a unit.
+
+    Args:
+        name: column of a frame, keyword of ``process``; a Python identifier.
+        low, high: range of its positions, in whatever the unit's panel says.
+        kind: ``continuous`` for a knob; ``switch`` for whole positions from ``low`` to ``high``, which are not on the
+            way to one another.
+
+    Raises:
+        ValueError: the name is no identifier, or the range is empty, infinite or (for a switch) not whole.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    kind: Literal["continuous", "switch"] = "continuous"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise ValueError(f"control: expected a name that is a Python identifier, got {self.name!r}")
+        if self.kind not in ("continuous", "switch"):
+            raise ValueError(f"control {self.name}: expected kind continuous or switch, got {self.kind!r}")
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"control {self.name}: expected low below high, got {self.low!r} and {self.high!r}")
+        if self.kind == "switch" and not (float(self.low).is_integer() and float(self.high).is_integer()):
+            raise ValueError(f"control {self.name}: expected whole positions, got {self.low!r} to {self.high!r}")
+
+    def holds(self, position: float) -> bool:
+        """Whether the unit has this position."""
+        return self.low <= position <= self.high and (self.kind == "continuous" or float(position).is_integer())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a model file."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.name}={'switch:' if self.kind == 'switch' else ''}{self.low:g}:{self.high:g}"
+
+
+LA2A_CONTROLS = (
+    Control("compress_or_limit", 0.0, 1.0, "switch"),
+    Control("peak_reduction", 0.0, 100.0),
+)
+"""The switch (0 compress, 1 limit) and the knob of the LA-2A, as SignalTrain names them."""
+
+
+def parse_controls(text: str) -> tuple[Control, ...]:
+    """Controls from text such as ``threshold=-60:0,ratio=1:20,mode=switch:0:1``; the inverse of ``str`` of each.
+
+    Raises:
+        ValueError: shows the part that isn't ``name=low:high`` or ``name=switch:low:high``.
+    """
+    return unique(_parsed(part.strip()) for part in text.split(","))
+
+
+def _parsed(part: str) -> Control:
+    name, _, limits = part.partition("=")
+    kind: Literal["continuous", "switch"] = "switch" if limits.startswith("switch:") else "continuous"
+    try:
+        low, high = map(float, limits.removeprefix("switch:").split(":"))
+    except ValueError:
+        raise ValueError(f"controls: expected name=low:high or name=switch:low:high, got {part!r}") from None
+    return Control(name.strip(), low, high, kind)
+
+
+def unique(controls: Iterable[Control]) -> tuple[Control, ...]:
+    """The controls of one unit.
+
+    Raises:
+        ValueError: there is none, something else than a :class:`Control`, or one name twice.
+    """
+    found = tuple(controls)
+    for control in found:
+        if not isinstance(control, Control):
+            raise ValueError(f"controls: expected ddsp_la2a.Control, got {control!r}")
+    names = [control.name for control in found]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"controls: expected at least one, each name once, got {', '.join(names) or 'none'}")
+    return found

@@ -1,0 +1,54 @@
+"""Knobs and switches: ranges, positions, text."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, parse_controls, unique
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("two words",), "Python identifier"),
+        ((3,), "Python identifier"),
+        (("ratio", 2.0, 1.0), "low below high"),
+        (("ratio", 1.0, 1.0), "low below high"),
+        (("ratio", math.nan, 1.0), "low below high"),
+        (("ratio", 0.0, math.inf), "low below high"),
+        (("mode", 0.0, 1.5, "switch"), "whole positions"),
+        (("mode", 0.0, 1.0, "toggle"), "continuous or switch"),
+    ],
+)
+def test_a_control_without_a_name_or_a_range_is_refused(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Control(*arguments)  # type: ignore[arg-type]
+
+
+def test_positions_that_the_la2a_has_and_has_not() -> None:
+    switch, knob = LA2A_CONTROLS
+    assert [switch.holds(p) for p in (0, 1, 0.5, 2, -1)] == [True, True, False, False, False]
+    assert [knob.holds(p) for p in (0, 62.5, 100, 100.1, math.nan)] == [True, True, True, False, False]
+
+
+def test_text_and_back() -> None:
+    controls = (*LA2A_CONTROLS, Control("threshold", -60.0, 0.0), Control("mode", 1.0, 3.0, "switch"))
+    assert parse_controls(",".join(map(str, controls))) == controls
+    assert parse_controls(" ratio=1:20 , mode=switch:0:1")[0] == Control("ratio", 1.0, 20.0)
+
+
+@pytest.mark.parametrize("text", ["", "ratio", "ratio=1", "ratio=1:2:3", "mode=switch", "ratio=a:b", "ratio=0:1,"])
+def test_text_that_is_no_control_is_shown(text: str) -> None:
+    with pytest.raises(ValueError, match="controls: expected name=low:high"):
+        parse_controls(text)
+
+
+def test_a_name_twice_none_or_something_else_is_refused() -> None:
+    with pytest.raises(ValueError, match="each name once, got ratio, ratio"):
+        parse_controls("ratio=0:1,ratio=0:2")
+    with pytest.raises(ValueError, match="at least one"):
+        unique(())
+    with pytest.raises(ValueError, match="expected ddsp_la2a.Control, got 'ratio'"):
+        unique(["ratio"])  # type: ignore[list-item]
