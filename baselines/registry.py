@@ -54,7 +54,7 @@ def numpy_single(frame: pd.DataFrame, *, seed: int = 0, progress: bool = False, 
     one_setting = _train_rows(frame).assign(compress_or_limit=0, peak_reduction=0)
     fitted = la.fit(one_setting, per_setting=True, seed=seed, progress=progress)
     with torch.no_grad():
-        parameters = {name: float(value) for name, value in vars(fitted.model.params(0, 0)).items()}
+        parameters = {name: float(value) for name, value in fitted.model.params(0, 0).numbers().items()}
     return NumpyCompressor(**parameters, info={"parameters": len(parameters), **_how(fitted)})
 
 

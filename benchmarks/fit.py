@@ -55,7 +55,7 @@ TRUE, NOISE_DBFS = la.CompressorParams(-30.0, 3.0, 0.0, 8.0, 300.0, 3.0), -60.0
 START = la.CompressorParams(-36.0, 4.0, 6.0, 1.0, 200.0, 0.0)
 LIMITS = {"max_steps": 1000, "tolerance": 1e-4, "longest_step": 2.0, "limit": 12.0}  # as la.fit has them
 LEARNING_RATES, BATCH, TRIAL_S = (0.03, 0.1, 0.3), 4, 4.0
-PATHS, NAMES = ["raw_audio_path", "processed_audio_path"], list(vars(START))
+PATHS, NAMES = ["raw_audio_path", "processed_audio_path"], list(START.numbers())
 
 Coordinates = tuple[Parameter, ...]
 SIX = (*CARD_PARAMETERS, MAKEUP)
@@ -94,7 +94,7 @@ def scored(take: pd.DataFrame, method: str, coordinates: Coordinates, trail: Tra
     kept = np.unique(np.searchsorted(seconds, np.geomspace(0.01, seconds[-1], 200)).clip(max=len(trail) - 1))
     points = torch.stack([trail[i][1] for i in kept])
     errors = np.concatenate([errors_of(take, physical(some, coordinates)) for some in points.split(8)])
-    best = {name: float(value) for name, value in vars(physical(points[errors.argmin()], coordinates)).items()}
+    best = {name: float(value) for name, value in physical(points[errors.argmin()], coordinates).numbers().items()}
     row = {"method": method, "parameters": len(coordinates), "steps": len(trail) - 1} | best
     return row | {"seconds": seconds[kept], "errors": errors}
 
@@ -117,7 +117,7 @@ def gauss_newton(take: pd.DataFrame, cap_s: float, coordinates: Coordinates) -> 
     recordings, rows = Recordings(take), [FIRST_TANGENT + NAMES.index(p.name) for p in coordinates]
 
     def quadratic_at(point: Tensor, _: float) -> Quadratic:
-        found = vars(physical(at := point.clone().requires_grad_(), coordinates))
+        found = physical(at := point.clone().requires_grad_(), coordinates).numbers()
         slopes = torch.autograd.grad(sum(found[p.name] for p in coordinates), at)[0].numpy()
         sums = recordings.products([(0, physical(point, coordinates))])[0].sum(axis=0)
         sums /= sums[TARGET, TARGET]
@@ -131,7 +131,7 @@ def as_user(take: pd.DataFrame) -> Result:
     began, fit = time.monotonic(), la.fit(take, per_setting=True)
     row = {"method": "la.fit(per_setting=True)", "parameters": len(SIX), "steps": len(fit.history)}
     row["seconds"] = np.array([time.monotonic() - began])
-    best = {name: value.item() for name, value in vars(fit.model.params(0, 70)).items()}
+    best = {name: value.item() for name, value in fit.model.params(0, 70).numbers().items()}
     return row | {"errors": errors_of(take, la.CompressorParams(**best))} | best
 
 

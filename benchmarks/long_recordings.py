@@ -40,7 +40,7 @@ def render(folder: Path) -> None:
     settings = [(switch, knob) for switch in (0, 1) for knob in range(40, 101, 5)]
     for track, (switch, knob) in enumerate(settings, start=138):
         with torch.no_grad():
-            card = {name: float(v) for name, v in vars(published.params(switch, knob)).items()}
+            card = {name: float(v) for name, v in published.params(switch, knob).numbers().items()}
         fast = la.CompressorParams(**{**card, "knee_db": 6.0 + knob / 20.0, "makeup_db": 0.0})
         slow = dataclasses.replace(fast, release_ms=_SLOWER * float(fast.release_ms))
         parts = [la.Stream(params, _RATE).process(stimulus) for params in (fast, slow)]

@@ -111,7 +111,7 @@ def few_steps(monkeypatch, quick):
 
 
 def published(switch: int, knob: float) -> dict[str, float]:
-    return {name: value.item() for name, value in vars(la.load("published").params(switch, knob)).items()}
+    return {name: value.item() for name, value in la.load("published").params(switch, knob).numbers().items()}
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def test_static_curves(model):
         assert len(axis.lines) == len(knobs) + 1
         for knob in knobs:
             line = drawn[f"{knob}"]
-            p = {name: value.item() for name, value in vars(model.params(switch, knob)).items()}
+            p = {name: value.item() for name, value in model.params(switch, knob).numbers().items()}
             level_db = np.asarray(line.get_xdata())
             expected = level_db + static_gain_db(level_db, p["threshold_db"], p["ratio"], p["knee_db"]) + p["makeup_db"]
             np.testing.assert_allclose(line.get_ydata(), expected, atol=1e-9)
@@ -109,7 +109,7 @@ def test_step_response(model):
     assert set(drawn) == {"compress", "limit"}
     for switch, label in enumerate(("compress", "limit")):
         times, gain = np.asarray(drawn[label].get_xdata()), np.asarray(drawn[label].get_ydata())
-        p = {name: value.item() for name, value in vars(model.params(switch, 70.0)).items()}
+        p = {name: value.item() for name, value in model.params(switch, 70.0).numbers().items()}
         soft, loud = (
             float(static_gain_db(level, p["threshold_db"], p["ratio"], p["knee_db"])) for level in (-40.0, -10.0)
         )

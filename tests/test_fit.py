@@ -39,7 +39,7 @@ TOLERANCE = {
 
 def parameters(model: la.GreyBox, setting: tuple[int, int]) -> dict[str, float]:
     with torch.no_grad():
-        return {name: float(value) for name, value in vars(model.params(*setting)).items()}
+        return {name: float(value) for name, value in model.params(*setting).numbers().items()}
 
 
 def same_weights(first: la.FitResult, second: la.FitResult) -> bool:

@@ -174,7 +174,7 @@ def test_several_recordings_of_a_setting_are_one(tmp_path: Path) -> None:
     result = la.fit(frame_of(tmp_path, pairs, one_setting=True), per_setting=True)
     assert result.model.info["settings_seen"] == [(0, 70)]
     with torch.no_grad():
-        found = {name: float(value) for name, value in vars(result.model.params(0, 70)).items()}
+        found = {name: float(value) for name, value in result.model.params(0, 70).numbers().items()}
     assert found == pytest.approx(SIX[0], rel=1e-3, abs=0.01)
 
 
@@ -423,7 +423,7 @@ def test_lanes_hardly_matter(tmp_path: Path) -> None:
     )
     assert cut.config["fit"]["gauss_newton"]["exact"] is False
     with torch.no_grad():
-        one, other = ({n: float(v) for n, v in vars(r.model.params(0, 0)).items()} for r in (cut, exact))
+        one, other = ({n: float(v) for n, v in r.model.params(0, 0).numbers().items()} for r in (cut, exact))
     assert one == pytest.approx(other, rel=1e-4)
     assert cut.history["error"].iloc[-1] == pytest.approx(exact.history["error"].iloc[-1], rel=1e-4)
 
@@ -680,7 +680,10 @@ def test_slopes_are_derivatives_of_the_physical_parameters() -> None:
     point = np.array([0.3, -1.2, 2.0, -0.4, 1.1, 3.5])
     ahead, behind = (
         np.array(
-            [list(vars(passes.physical(point + sign * 1e-6 * unit)).values())[i] for i, unit in enumerate(np.eye(6))]
+            [
+                list(passes.physical(point + sign * 1e-6 * unit).numbers().values())[i]
+                for i, unit in enumerate(np.eye(6))
+            ]
         )
         for sign in (1.0, -1.0)
     )

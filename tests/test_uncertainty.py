@@ -251,7 +251,7 @@ def test_coverage(programmes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, d
     assert len(card) == COUNT
 
     with torch.no_grad():
-        expected = {name: float(value) for name, value in vars(answer.model.params(0, 70)).items()}
+        expected = {name: float(value) for name, value in answer.model.params(0, 70).numbers().items()}
     if device is noisy:
         assert expected == pytest.approx(TRUTH, rel=1e-2)
     inside, told = {}, {}

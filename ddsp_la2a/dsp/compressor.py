@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from numbers import Real
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ddsp_la2a.dsp import kernels
+from ddsp_la2a.dsp import kernels, output_stage, staged
 from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, Tangent, as_array, or_zeros, per_row, smooth
+from ddsp_la2a.dsp.checks import check_audio, check_sample_rate, known_any
 from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.curve import static_gain_db
+from ddsp_la2a.dsp.output_stage import OutputFilter
+from ddsp_la2a.dsp.side_chain import shelf_coefficients
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
 
-_LOWEST = {"ratio": 1.0, "knee_db": 0.0}
-_ABOVE = {"attack_ms": 0.0, "release_ms": 0.0}
+_LOWEST = {"ratio": 1.0, "knee_db": 0.0, "slow_factor": 1.0, "slow_mix": 0.0}
+_HIGHEST = {"slow_mix": 1.0}
+_ABOVE = {"attack_ms": 0.0, "release_ms": 0.0, "shelf_hz": 0.0}
+_TOGETHER = (("slow_factor", "slow_mix"), ("shelf_db", "shelf_hz"))
+_OF_STAGES = frozenset(name for pair in _TOGETHER for name in pair)
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,18 @@ class CompressorParams:
         attack_ms: 10–90 % time in milliseconds in which the gain falls, > 0.
         release_ms: 10–90 % time in milliseconds in which it rises, > 0; may be shorter than the attack.
         makeup_db: gain after compression in dB.
+        slow_factor: by which the times of a second cell are longer, ≥ 1; None: there is no second cell.
+        slow_mix: its share in the linear gain, 0 to 1; where there is ``slow_factor``.
+        shelf_db: how much better the detector hears high frequencies than low ones, dB; None: equally well. See
+            :func:`~ddsp_la2a.dsp.side_chain.shelf_coefficients`.
+        shelf_hz: centre of that shelf in Hz; where there is ``shelf_db``.
+        feedback: the detector hears the last compressed sample, before make-up, instead of the input; the curve's slope
+            is ratio − 1 then, so that the closed loop has that ratio.
+        output_filter: after the gain; it makes the output late by its ``latency``.
 
     Raises:
-        ValueError: a value is not finite or out of range; the message names the parameter. Under ``torch.func.vmap``
-            only the shape is checked.
+        ValueError: a value is not finite or out of range, or one of two that belong together is missing; the message
+            names the parameter. Under ``torch.func.vmap`` only the shape is checked.
     """
 
     threshold_db: Tensor | float
@@ -43,43 +55,63 @@ class CompressorParams:
     attack_ms: Tensor | float
     release_ms: Tensor | float
     makeup_db: Tensor | float = 0.0
+    slow_factor: Tensor | float | None = None
+    slow_mix: Tensor | float | None = None
+    shelf_db: Tensor | float | None = None
+    shelf_hz: Tensor | float | None = None
+    feedback: bool = False
+    output_filter: OutputFilter | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            given = getattr(self, field.name)
+        for pair in _TOGETHER:
+            missing = [name for name in pair if getattr(self, name) is None]
+            if len(missing) == 1:
+                raise ValueError(f"{missing[0]}: expected a number beside {' and '.join(pair)}, got None; give both")
+        for name, given in self.numbers().items():
             try:
                 value = torch.as_tensor(given, dtype=torch.float64).detach()
             except (TypeError, ValueError, RuntimeError):
-                raise ValueError(f"{field.name}: expected a number or shape (batch,), got {given!r}") from None
+                raise ValueError(f"{name}: expected a number or shape (batch,), got {given!r}") from None
             if value.ndim > 1:
-                raise ValueError(f"{field.name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
+                raise ValueError(f"{name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
             bad = ~torch.isfinite(value)
             expected = "a finite number"
-            if field.name in _LOWEST:
-                expected, bad = f"at least {_LOWEST[field.name]:g}", bad | (value < _LOWEST[field.name])
-            elif field.name in _ABOVE:
-                expected, bad = f"more than {_ABOVE[field.name]:g}", bad | (value <= _ABOVE[field.name])
-            if _any(bad):
+            if name in _HIGHEST:
+                expected = f"{_LOWEST[name]:g} to {_HIGHEST[name]:g}"
+                bad = bad | (value < _LOWEST[name]) | (value > _HIGHEST[name])
+            elif name in _LOWEST:
+                expected, bad = f"at least {_LOWEST[name]:g}", bad | (value < _LOWEST[name])
+            elif name in _ABOVE:
+                expected, bad = f"more than {_ABOVE[name]:g}", bad | (value <= _ABOVE[name])
+            if known_any(bad):
                 got = value if value.ndim == 0 else value[bad][0]
-                raise ValueError(f"{field.name}: expected {expected}, got {got.item():g}")
+                raise ValueError(f"{name}: expected {expected}, got {got.item():g}")
+
+    def numbers(self) -> dict[str, Tensor | float]:
+        """Every parameter that is a number, or one a row, by name; those of stages that are off are left out."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)[:_NUMBERS]}
+        return {name: value for name, value in given.items() if name not in _OF_STAGES or value is not None}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every stage is off."""
+        return self.slow_factor is None and self.shelf_db is None and not self.feedback and self.output_filter is None
+
+
+_NUMBERS = 10
 
 
 class CompressorTrace(NamedTuple):
-    """Every signal of :func:`compressor`, ``(batch, time)`` but for the state."""
+    """Every signal of :func:`compressor`, ``(batch, time)`` but for the state.
+
+    ``level_db`` is what the curve is given: of the input, or of what side-chain shelf and feedback make of it.
+    """
 
     output: Tensor
     level_db: Tensor
     static_gain_db: Tensor
     gain: Tensor
     state: Tensor
-
-
-def _any(condition: Tensor) -> bool:
-    """Whether a condition is known to hold anywhere."""
-    try:
-        return bool(condition.any())
-    except RuntimeError:  # under vmap a tensor has a shape to check, but no one value that a branch could hang on
-        return False
 
 
 class _Compress(RowFunction):
@@ -92,7 +124,7 @@ class _Compress(RowFunction):
         output = torch.empty((rows, samples), dtype=audio.dtype)
         gain = torch.empty((rows, samples if keep_gain else 0), dtype=torch.float64)
         state = before.to(device="cpu", copy=True)
-        arrays = map(as_array, (audio, audio, *params, state, output, gain))
+        arrays = map(as_array, (audio, *params, state, output, gain))
         over_rows(kernels.compress_forward, rows, samples, *arrays)
         return output.to(audio.device), state.to(audio.device), gain
 
@@ -136,21 +168,6 @@ class _CompressTangent(Tangent):
     kernel = kernels.compress_jvp
 
 
-def check_audio(audio: Tensor) -> None:
-    """Refuse what the compressor can't process: wrong type or shape."""
-    if not isinstance(audio, Tensor) or audio.dtype not in (torch.float32, torch.float64):
-        got = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
-        raise ValueError(f"audio: expected a tensor of float32 or float64, got {got}")
-    if audio.ndim != 2:
-        raise ValueError(f"audio: expected shape (batch, time), got {tuple(audio.shape)}; use audio[None] for one item")
-
-
-def check_sample_rate(sample_rate: float) -> None:
-    """Refuse a sampling rate that is no positive, finite number of Hz."""
-    if not isinstance(sample_rate, Real) or not 0 < sample_rate < math.inf:
-        raise ValueError(f"sample_rate: expected a positive number of Hz, got {sample_rate!r}")
-
-
 def compressor(
     audio: Tensor,
     params: CompressorParams,
@@ -169,6 +186,9 @@ def compressor(
         g[n]      = g[n−1] + α (target[n] − g[n−1]),  α attack where target[n] < g[n−1], else release
         y[n]      = x[n] · g[n] · 10^(makeup / 20)
 
+    and with the stages that the parameters switch on: a shelf before the level; x[n−1] g[n−1] instead of x[n] there
+    (feedback); a second g with slower times, the two mixed; a filter after all that.
+
     Differentiable once with respect to the audio, every parameter and the state, in reverse mode and in forward mode
     (``torch.func.jvp``, ``jacfwd``, ``torch.autograd.forward_ad``), under ``torch.func.vmap`` too. A second derivative
     is refused, whichever modes are mixed.
@@ -177,35 +197,40 @@ def compressor(
         audio: full scale ±1, float32 or float64.
         params: the physical parameters.
         sample_rate: in Hz.
-        state: g[−1], the gain before the first sample: 1 for a unit at rest, or what an earlier call returned.
-        return_state: also return the gain after the last sample, to be carried into the next block.
-        trace: return every signal between instead, unfused and so several times slower.
+        state: the gain before the first sample: 1 for a unit at rest; or what an earlier call returned.
+        return_state: also return the state after the last sample, to be carried into the next block.
+        trace: return every signal between instead: unfused and so several times slower, or, where a stage is on,
+            without derivatives.
 
     Shape:
-        audio ``(batch, time)``; parameters and state ``(batch,)`` or a number; output as the audio.
+        audio ``(batch, time)``; parameters ``(batch,)`` or a number; output as the audio. The state is the gain,
+        ``(batch,)`` or a number; where a stage is on, what is returned is ``(batch, 4)``
+        (:data:`~ddsp_la2a.dsp.staged_kernels.STATES`), and more with an output filter (its ``states``).
 
     Returns:
-        The output; with ``return_state`` the pair (output, state ``(batch,)`` in float64); with ``trace`` a
-        :class:`CompressorTrace`.
+        The output, late by ``latency`` samples if there is an output filter; with ``return_state`` the pair (output,
+        state in float64); with ``trace`` a :class:`CompressorTrace`.
 
     Raises:
         ValueError: wrong type, shape or range, with what was expected and what came.
         RuntimeError: a second derivative, when it is computed.
 
     References:
-        Giannoulis, Massberg & Reiss 2012, J. Audio Eng. Soc. 60(6), eqs. 4 and 16; signal flow as in Yu & Fazekas 2025
-        (arXiv 2509.10706), with a knee added. Times are 10–90 % rise times, as there.
+        Giannoulis, Massberg & Reiss 2012, J. Audio Eng. Soc. 60(6), eqs. 4 and 16, and sec. 2.1 for feedback; signal
+        flow as in Yu & Fazekas 2025 (arXiv 2509.10706), with a knee added. Times are 10–90 % rise times, as there.
     """
     check_audio(audio)
     check_sample_rate(sample_rate)
+    if not params.is_plain:
+        return _staged(audio, params, sample_rate, state, return_state, trace)
     threshold, ratio, knee, attack_ms, release_ms, makeup_db = (
-        per_row(getattr(params, field.name), field.name, audio) for field in fields(params)
+        per_row(value, name, audio) for name, value in params.numbers().items()
     )
     attack = rise_time_to_coefficient(attack_ms, sample_rate)
     release = rise_time_to_coefficient(release_ms, sample_rate)
     makeup = db_to_amplitude(makeup_db)
     before = per_row(state, "state", audio)
-    if _any(~torch.isfinite(before)):
+    if known_any(~torch.isfinite(before)):
         raise ValueError(f"state: expected a finite gain, got {state}")
     if trace:
         level_db = amplitude_to_db(audio.to(torch.float64).abs())
@@ -218,4 +243,85 @@ def compressor(
         inputs = (audio, threshold, 1.0 - 1.0 / ratio, knee, attack, release, makeup, before)
         keep_gain = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
         output, after, _ = _Compress.apply(keep_gain, *inputs)
+    return (output, after) if return_state else output
+
+
+def stage_coefficients(params: CompressorParams, sample_rate: float) -> Tensor:
+    """The kernels' numbers (:data:`~ddsp_la2a.dsp.staged_kernels.COEFFICIENTS`) of some parameters.
+
+    A stage that is off gets those that leave every bit as it is.
+
+    Shape:
+        ``(12,)`` for parameters of shape ``()``, ``(12, batch)`` for ``(batch,)``; differentiable.
+    """
+    given = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in params.numbers().items()}
+    like = sum(given.values(), torch.zeros((), dtype=torch.float64))
+    zero, one = torch.zeros_like(like), torch.ones_like(like)
+    ratio, attack_ms, release_ms = given["ratio"], given["attack_ms"], given["release_ms"]
+    factor = given.get("slow_factor", one)
+    slope = ratio - 1.0 if params.feedback else 1.0 - 1.0 / ratio
+    times = (attack_ms, release_ms, factor * attack_ms, factor * release_ms)
+    attack, release, slow_attack, slow_release = (rise_time_to_coefficient(t, sample_rate) for t in times)
+    shelf = (one, zero, zero)
+    if params.shelf_db is not None:
+        if known_any(given["shelf_hz"].detach() >= 0.5 * sample_rate):
+            got = float(given["shelf_hz"].detach().max())
+            raise ValueError(f"shelf_hz: expected less than half the sample rate of {sample_rate:g} Hz, got {got:g}")
+        shelf = shelf_coefficients(given["shelf_db"], given["shelf_hz"], sample_rate)
+    makeup = db_to_amplitude(given["makeup_db"])
+    card = (given["threshold_db"], slope, given["knee_db"], attack, release)
+    columns = (*card, slow_attack, slow_release, given.get("slow_mix", zero), *shelf, makeup)
+    return torch.stack([column.expand(like.shape) for column in columns])
+
+
+def rest_state(params: CompressorParams) -> list[float]:
+    """State of a unit at rest with a stage on: columns of what :func:`compressor` returns."""
+    return [1.0, 1.0, 0.0, 0.0] + [0.0] * (params.output_filter.states if params.output_filter is not None else 0)
+
+
+def _staged(
+    audio: Tensor,
+    params: CompressorParams,
+    sample_rate: float,
+    state: Tensor | float,
+    return_state: bool,
+    trace: bool,
+) -> Any:
+    if params.output_filter is not None:
+        params = replace(params, output_filter=params.output_filter.at(sample_rate))
+    rows: dict[str, Any] = {name: per_row(value, name, audio) for name, value in params.numbers().items()}
+    coefficients = stage_coefficients(replace(params, **rows, output_filter=None), sample_rate).T
+    rest = rest_state(params)
+    before = torch.as_tensor(state, dtype=torch.float64, device=audio.device)
+    if before.ndim < 2:
+        gain = per_row(before, "state", audio)[:, None]
+        others = torch.tensor(rest[2:], dtype=torch.float64, device=audio.device).expand(len(audio), -1)
+        before = torch.cat([gain, gain, others], dim=1)
+    if before.shape != (len(audio), len(rest)):
+        raise ValueError(f"state: expected a number or shape ({len(audio)}, {len(rest)}), got {tuple(before.shape)}")
+    if known_any(~torch.isfinite(before)):
+        raise ValueError(f"state: expected finite numbers, got {state}")
+    core, filtered = before[:, :4], before[:, 4:]
+    signals = None
+    if trace:
+        with torch.no_grad():
+            signals = staged.signals(audio, coefficients, params.feedback, core)
+    output, after = staged.compress(audio, coefficients, params.feedback, core)
+    if params.output_filter is not None:
+        taps = params.output_filter.taps.to(audio.device)
+        output, filtered = output_stage.output_filter(output, taps, sample_rate, filtered)
+    after = torch.cat([after, filtered], dim=1)
+    if signals is not None:
+        fast, slow, heard = signals.unbind(1)
+        mix = coefficients.detach()[:, 7, None]
+        level_db = amplitude_to_db(heard.abs())
+        ratio = rows["ratio"].detach()[:, None]
+        # The slope of a feedback curve, R − 1, is that of a ratio of 1 / (2 − R) as the curve counts it.
+        target_db = static_gain_db(
+            level_db,
+            rows["threshold_db"].detach()[:, None],
+            1.0 / (2.0 - ratio) if params.feedback else ratio,
+            rows["knee_db"].detach()[:, None],
+        )
+        return CompressorTrace(output.detach(), level_db, target_db, fast + mix * (slow - fast), after.detach())
     return (output, after) if return_state else output

@@ -17,7 +17,7 @@ from ddsp_la2a.units import DB_PER_NEPER, DB_PER_OCTAVE, LEVEL_FLOOR
 
 
 @inlined
-def _knee(excess_db: float, knee_db: float) -> tuple[float, float]:
+def knee(excess_db: float, knee_db: float) -> tuple[float, float]:
     """Return h(d) and dh/dd of the quadratic knee for d > −w/2; the curve's gain is −slope · h."""
     if excess_db >= 0.5 * knee_db:
         return excess_db, 1.0
@@ -28,19 +28,17 @@ def _knee(excess_db: float, knee_db: float) -> tuple[float, float]:
 
 
 @compiled
-def compress_forward(
-    first, last, audio, detector, threshold_db, slope, knee_db, attack, release, makeup, state, output, gain
-):
+def compress_forward(first, last, audio, threshold_db, slope, knee_db, attack, release, makeup, state, output, gain):
     """Level → curve → smoothing → gain → make-up. Updates ``state``; keeps the gain where ``gain`` is not empty."""
     keep_gain = gain.shape[1] > 0
     for row in range(first, last):
         knee_foot = math.exp((threshold_db[row] - 0.5 * knee_db[row]) / DB_PER_NEPER)
         g = state[row]
         for n in range(audio.shape[1]):
-            level = max(abs(np.float64(detector[row, n])), LEVEL_FLOOR)
+            level = max(abs(np.float64(audio[row, n])), LEVEL_FLOOR)
             target = 1.0
             if level > knee_foot:
-                h, _ = _knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
+                h, _ = knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
                 target = math.exp(-slope[row] / DB_PER_NEPER * h)
             coefficient = attack[row] if target < g else release[row]
             g += coefficient * (target - g)
@@ -68,7 +66,7 @@ def compress_backward(
     grad_params,
     grad_state,
 ):
-    """Adjoint of :func:`compress_forward` with ``detector = audio``.
+    """Adjoint of :func:`compress_forward`.
 
     ``gain`` is what the forward pass kept, in float64, so that attack and release are told apart exactly as they were
     there. ``grad_state`` holds the derivative for the last state on entry and for the first on return; ``grad_params``
@@ -92,7 +90,7 @@ def compress_backward(
             h = 0.0
             dh = 0.0
             if level > knee_foot:
-                h, dh = _knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
+                h, dh = knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
                 target = math.exp(-slope[row] / DB_PER_NEPER * h)
             if target < g_before:
                 coefficient = attack[row]
@@ -136,7 +134,7 @@ def compress_jvp(
     tangents,
     output_tangent,
 ):
-    """Derivative of :func:`compress_forward` with ``detector = audio`` in one direction a row, carried along in time.
+    """Derivative of :func:`compress_forward` in one direction a row, carried along in time.
 
     ``audio_tangent`` is empty where the audio is constant. ``tangents`` (rows, 7) are those of threshold, slope, knee,
     attack, release, make-up and state; the last is updated.
@@ -155,7 +153,7 @@ def compress_jvp(
             target = 1.0
             d_target = 0.0
             if level > knee_foot:
-                h, dh = _knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
+                h, dh = knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
                 target = math.exp(-slope[row] / DB_PER_NEPER * h)
                 d_excess = 0.5 * (1.0 - dh) * d_knee - d_threshold
                 if level > LEVEL_FLOOR:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ddsp_la2a.dsp import kernels
-from ddsp_la2a.dsp.compressor import CompressorParams, check_sample_rate
+from ddsp_la2a.dsp.checks import check_sample_rate
+from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.units import DB_PER_NEPER, RISE_TIME_TO_TIME_CONSTANT, db_to_amplitude, rise_time_to_coefficient
 
 Array = NDArray[np.float64]
@@ -46,7 +46,7 @@ class CompressorTangents:
     def __init__(self, params: CompressorParams, sample_rate: float) -> None:
         check_sample_rate(sample_rate)
         threshold_db, ratio, knee_db, attack_ms, release_ms, makeup_db = (
-            _number(getattr(params, field.name), field.name) for field in fields(params)
+            _number(value, name) for name, value in params.numbers().items()
         )
         attack, release = (float(rise_time_to_coefficient(t, sample_rate)) for t in (attack_ms, release_ms))
         makeup = float(db_to_amplitude(makeup_db))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ddsp_la2a.dsp.compressor import CompressorParams, check_sample_rate
-from ddsp_la2a.dsp.kernels import compress_forward
-from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
+from ddsp_la2a.dsp import output_stage
+from ddsp_la2a.dsp.checks import check_sample_rate
+from ddsp_la2a.dsp.compressor import CompressorParams, rest_state, stage_coefficients
+from ddsp_la2a.dsp.kernels import smooth_forward
+from ddsp_la2a.dsp.staged_kernels import COEFFICIENTS, staged_forward, staged_linked
+from ddsp_la2a.units import amplitude_to_db
 
 
 class Stream:
@@ -22,6 +26,9 @@ class Stream:
         channels: how many channels a block has.
         linked: one gain for all channels, led by the loudest (keeps the stereo image); else each has its own.
 
+    Attributes:
+        latency_samples: by which the output comes late: 0 without an output filter.
+
     Raises:
         ValueError: a parameter isn't one number, the rate isn't positive, or there is no channel.
     """
@@ -30,39 +37,43 @@ class Stream:
         if channels < 1:
             raise ValueError(f"channels: expected at least 1, got {channels}")
         self._channels = channels
-        self._linked = linked
+        self._linked = linked and channels > 1
         check_sample_rate(sample_rate)
-        values = {f.name: np.full(channels, _number(f.name, getattr(params, f.name))) for f in fields(params)}
-        self._params = (
-            values["threshold_db"],
-            1.0 - 1.0 / values["ratio"],
-            values["knee_db"],
-            rise_time_to_coefficient(values["attack_ms"], sample_rate),
-            rise_time_to_coefficient(values["release_ms"], sample_rate),
-            db_to_amplitude(values["makeup_db"]),
-        )
-        self._state = np.ones(channels)
+        params = one_number_each(params, sample_rate)
+        self._feedback, self._filter = params.feedback, params.output_filter
+        self._coefficients = np.tile(stage_coefficients(params, sample_rate).numpy(), (channels, 1))
+        self._is_plain = params.is_plain
+        self._rest = np.tile(rest_state(params), (channels, 1))
+        self.latency_samples = 0
+        if self._filter is not None:
+            self.latency_samples = self._filter.latency
+            self._taps = self._filter.taps.detach().numpy()
+            self._slow = np.full(channels, output_stage.slow_coefficient(sample_rate))
+        self.reset()
 
     @property
     def state(self) -> NDArray[np.float64]:
-        """Gain of each channel after the last sample, ``(channels,)``; may be set, and copied to resume."""
-        return self._state
+        """State of each channel after the last sample, as that of :func:`~ddsp_la2a.compressor`; may be set."""
+        return self._state[:, 0] if self._is_plain else self._state
 
     @state.setter
     def state(self, value: ArrayLike) -> None:
         state = np.array(value, dtype=np.float64)
-        if state.shape != (self._channels,) or not np.isfinite(state).all():
-            raise ValueError(f"state: expected {self._channels} finite gain(s), shape (channels,), got {state}")
-        self._state = state
+        expected = self.state.shape
+        if state.shape != expected or not np.isfinite(state).all():
+            raise ValueError(f"state: expected finite numbers of shape {expected}, got {state}; set what a stream gave")
+        self._state = np.column_stack([state, self._rest[:, 1:]]) if self._is_plain else state
 
     def reset(self) -> None:
         """Back to a unit at rest: no gain reduction."""
-        self.state = np.ones(self._channels)
+        self._state = self._rest.copy()
 
     @property
     def gain_reduction_db(self) -> float:
         """Deepest gain reduction of the channels now, in dB, ≥ 0: what a meter shows."""
-        return max(0.0, float(-amplitude_to_db(self.state.min())))
+        mix = self._coefficients[:, COEFFICIENTS.index("slow_mix")]
+        gain = self._state[:, 0] + mix * (self._state[:, 1] - self._state[:, 0])
+        return max(0.0, float(-amplitude_to_db(gain.min())))
 
     def process(self, block: NDArray[np.floating]) -> NDArray[np.floating]:
         """Compress the next block.
@@ -82,12 +93,47 @@ class Stream:
         rows = np.ascontiguousarray(block[None] if block.ndim == 1 else block)
         if rows.ndim != 2 or rows.shape[0] != self._channels:
             raise ValueError(f"block: expected {self._channels} channel(s) as (channels, time), got {block.shape}")
-        detector = rows
-        if self._linked and self._channels > 1:
-            detector = np.repeat(np.abs(rows).max(axis=0, keepdims=True), self._channels, axis=0)
         output = np.empty_like(rows)
-        compress_forward(0, self._channels, rows, detector, *self._params, self.state, output, _NO_GAIN)
+        core = self._state[:, :4].copy()
+        if self._linked:
+            staged_linked(rows, self._coefficients, self._feedback, core, output)
+        else:
+            staged_forward(0, self._channels, rows, self._coefficients, self._feedback, core, output, _NOT_KEPT)
+        self._state[:, :4] = core
+        if self._filter is not None:
+            output = self._filtered(output).astype(rows.dtype)
         return output[0] if block.ndim == 1 else output
+
+    def _filtered(self, signal: NDArray[np.floating]) -> NDArray[np.float64]:
+        """As ``output_stage.output_filter``, to the last bit."""
+        samples, memory = signal.shape[1], 2 * self.latency_samples
+        known = np.concatenate([self._state[:, 4 : 4 + memory], signal], axis=1)
+        slow = np.empty(signal.shape)
+        middle = known[:, self.latency_samples : self.latency_samples + samples]
+        smooth_forward(0, self._channels, middle, self._slow, self._slow, self._state[:, 4 + memory], slow)
+        output = self._taps[memory + 1] * slow
+        for k in range(memory + 1):
+            output += self._taps[k] * known[:, memory - k : memory - k + samples]
+        self._state[:, 4 : 4 + memory] = known[:, samples:]
+        if samples:
+            self._state[:, 4 + memory] = slow[:, -1]
+        return output
+
+
+def one_number_each(params: CompressorParams, sample_rate: float) -> CompressorParams:
+    """The same, every parameter a float64 number, the output filter the one of this sample rate.
+
+    Raises:
+        ValueError: there are several numbers for one parameter.
+    """
+    numbers: dict[str, Any] = {name: _number(name, value) for name, value in params.numbers().items()}
+    chosen = params.output_filter
+    if chosen is not None:
+        chosen = chosen.at(sample_rate)
+        if chosen.coefficients.ndim > 1:
+            shape = tuple(chosen.coefficients.shape)
+            raise ValueError(f"output_filter: expected one filter for all channels, got coefficients of shape {shape}")
+    return replace(params, **numbers, output_filter=chosen)
 
 
 def _number(name: str, value: torch.Tensor | float) -> float:
@@ -97,4 +143,4 @@ def _number(name: str, value: torch.Tensor | float) -> float:
     return float(tensor)
 
 
-_NO_GAIN = np.empty((0, 0))
+_NOT_KEPT = np.empty((0, 3, 0))

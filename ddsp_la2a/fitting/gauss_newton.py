@@ -250,7 +250,7 @@ def fit_gauss_newton(
     passes = Passes(settings.error_filter, progress)
     if per_setting:
         minima = fit_settings(passes, recordings, groups, seed=seed, max_steps=settings.max_steps, rough=False)
-        rows = [vars(physical(minimum.point)) for minimum in minima]
+        rows = [physical(minimum.point).numbers() for minimum in minima]
         at = pd.DataFrame(settings_seen, columns=list(CONTROLS))
         model = GreyBox(ParameterTable(at.join(pd.DataFrame(rows)), nearest=True))
         model.makeup.requires_grad_(False)  # a table has its own, one a setting

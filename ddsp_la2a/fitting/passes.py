@@ -76,7 +76,7 @@ class Passes:
 def physical(point: Array) -> CompressorParams:
     """Parameters of a point ``(6,)``."""
     at = torch.from_numpy(point)
-    card = {p.name: float(p.to_physical(at[i])) for i, p in enumerate(CARD_PARAMETERS)}
+    card: dict[str, Any] = {p.name: float(p.to_physical(at[i])) for i, p in enumerate(CARD_PARAMETERS)}
     return CompressorParams(**card, makeup_db=float(point[CARD]))
 
 

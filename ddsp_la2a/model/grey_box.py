@@ -148,8 +148,7 @@ class GreyBox(nn.Module):
         """The same, block by block, with state carried and without torch in the loop; see :class:`Stream`."""
         with torch.no_grad():
             found = self.params(compress_or_limit, peak_reduction)
-        numbers = {name: float(torch.as_tensor(value)) for name, value in vars(found).items()}
-        return Stream(CompressorParams(**numbers), sample_rate, channels=channels, linked=linked)
+        return Stream(found, sample_rate, channels=channels, linked=linked)
 
     def curves(self, peak_reduction: Iterable[float] = range(101)) -> pd.DataFrame:
         """The learned card: every parameter over peak reduction, both switch positions.
@@ -169,7 +168,7 @@ class GreyBox(nn.Module):
                 for position in self.controls.settings[:, 0].unique():
                     span = self.controls.settings[self.controls.settings[:, 0] == position, 1]
                     knob = torch.where(switch == position, knob.clamp(span.min(), span.max()), knob)
-            found = {name: torch.as_tensor(value) for name, value in vars(self.params(switch, knob)).items()}
+            found = {name: torch.as_tensor(value) for name, value in self.params(switch, knob).numbers().items()}
         columns = {name: value.numpy() for name, value in found.items()}
         if self.covariance is not None:
             columns |= intervals(self.controls, self.covariance, switch, knob, found)

@@ -1,0 +1,261 @@
+"""The compiled loops of a compressor with stages: side-chain shelf, feedback detection, second cell.
+
+One sample, with x the input and the rest as in :data:`COEFFICIENTS` and :data:`STATES`::
+
+    d = u, or with feedback the fed-back sample v          what is detected (u is x)
+    s = b0 d + memory;   memory = b1 d − a1 s              side-chain shelf
+    target = curve(|s|)
+    fast += α (target − fast);   slow += α_slow (target − slow)
+    g = fast + mix (slow − fast)
+    v = x g;   output = v · makeup
+
+A stage that is off has coefficients that leave every bit as it was: b0 = 1, b1 = a1 = 0; mix = 0.
+
+Conventions as in ``kernels``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ddsp_la2a.dsp.compiling import compiled, inlined
+from ddsp_la2a.dsp.kernels import knee
+from ddsp_la2a.units import DB_PER_NEPER, LEVEL_FLOOR
+
+COEFFICIENTS = (
+    "threshold_db",
+    "slope",
+    "knee_db",
+    "attack",
+    "release",
+    "slow_attack",
+    "slow_release",
+    "slow_mix",
+    "shelf_b0",
+    "shelf_b1",
+    "shelf_a1",
+    "makeup",
+)
+"""Columns of what the kernels call ``coefficients`` (rows, 12), float64."""
+
+STATES = ("fast", "slow", "shelf_memory", "fed_back")
+"""Columns of what the kernels call ``state`` (rows, 4), float64; 1, 1, 0, 0 for a unit at rest."""
+
+FAST, SLOW, SHELVED = range(3)
+"""Rows of the signals that the forward pass keeps: both cells' gains, and what the curve saw."""
+
+
+@inlined
+def _curve(shelved, knee_foot, threshold_db, slope, knee_db):
+    """Return linear gain, dB over the curve's foot h, and dh per dB, of what the side-chain gives."""
+    level = max(abs(shelved), LEVEL_FLOOR)
+    if level <= knee_foot:
+        return 1.0, 0.0, 0.0
+    h, dh = knee(DB_PER_NEPER * math.log(level) - threshold_db, knee_db)
+    return math.exp(-slope / DB_PER_NEPER * h), h, dh
+
+
+@inlined
+def _knee_foot(threshold_db, knee_db):
+    """Amplitude from which on the curve acts."""
+    return math.exp((threshold_db - 0.5 * knee_db) / DB_PER_NEPER)
+
+
+@compiled
+def staged_forward(first, last, audio, coefficients, feedback, state, output, signals):
+    """Every sample of every row. Updates ``state``; fills ``signals`` (rows, 3, time) where it is not empty."""
+    keep = signals.shape[2] > 0
+    for row in range(first, last):
+        threshold_db, slope, knee_db, attack, release = coefficients[row, :5]
+        knee_foot = _knee_foot(threshold_db, knee_db)
+        slow_attack, slow_release, mix, b0, b1, a1, makeup = coefficients[row, 5:]
+        fast, slow, memory, fed_back = state[row]
+        for n in range(audio.shape[1]):
+            x = np.float64(audio[row, n])
+            d = fed_back if feedback else x
+            s = b0 * d + memory
+            memory = b1 * d - a1 * s
+            target, _, _ = _curve(s, knee_foot, threshold_db, slope, knee_db)
+            fast += (attack if target < fast else release) * (target - fast)
+            slow += (slow_attack if target < slow else slow_release) * (target - slow)
+            g = fast + mix * (slow - fast)
+            fed_back = x * g
+            output[row, n] = fed_back * makeup
+            if keep:
+                signals[row, FAST, n] = fast
+                signals[row, SLOW, n] = slow
+                signals[row, SHELVED, n] = s
+        state[row, 0], state[row, 1], state[row, 2], state[row, 3] = fast, slow, memory, fed_back
+
+
+@compiled
+def staged_linked(audio, coefficients, feedback, state, output):
+    """The same with one gain for all rows, led by the one whose side-chain is loudest; coefficients of row 0."""
+    channels = audio.shape[0]
+    threshold_db, slope, knee_db, attack, release = coefficients[0, :5]
+    knee_foot = _knee_foot(threshold_db, knee_db)
+    slow_attack, slow_release, mix, b0, b1, a1, makeup = coefficients[0, 5:]
+    fast, slow = state[0, 0], state[0, 1]
+    for n in range(audio.shape[1]):
+        loudest = 0.0
+        for c in range(channels):
+            d = state[c, 3] if feedback else np.float64(audio[c, n])
+            s = b0 * d + state[c, 2]
+            state[c, 2] = b1 * d - a1 * s
+            loudest = max(loudest, abs(s))
+        target, _, _ = _curve(loudest, knee_foot, threshold_db, slope, knee_db)
+        fast += (attack if target < fast else release) * (target - fast)
+        slow += (slow_attack if target < slow else slow_release) * (target - slow)
+        g = fast + mix * (slow - fast)
+        for c in range(channels):
+            state[c, 3] = np.float64(audio[c, n]) * g
+            output[c, n] = state[c, 3] * makeup
+    state[:, 0], state[:, 1] = fast, slow
+
+
+@compiled
+def staged_backward(
+    first, last, audio, coefficients, feedback, state, signals, grad_output, grad_audio, grad_coefficients, grad_state
+):
+    """Adjoint of :func:`staged_forward`.
+
+    ``state`` is that before the first sample, ``signals`` what the forward pass kept. ``grad_state`` (rows, 4) holds
+    the derivatives for the last state on entry and for the first on return.
+    """
+    for row in range(first, last):
+        threshold_db, slope, knee_db, attack, release = coefficients[row, :5]
+        knee_foot = _knee_foot(threshold_db, knee_db)
+        slow_attack, slow_release, mix, b0, b1, a1, makeup = coefficients[row, 5:]
+        fast_0, slow_0, _, fed_back_0 = state[row]
+        a_fast, a_slow, a_memory, a_fed_back = grad_state[row]
+        d_threshold = d_slope = d_knee = d_attack = d_release = d_slow_attack = d_slow_release = 0.0
+        d_mix = d_b0 = d_b1 = d_a1 = d_makeup = 0.0
+        for n in range(audio.shape[1] - 1, -1, -1):
+            x = np.float64(audio[row, n])
+            gy = np.float64(grad_output[row, n])
+            fast, slow, s = signals[row, FAST, n], signals[row, SLOW, n], signals[row, SHELVED, n]
+            fast_before, slow_before, d = fast_0, slow_0, fed_back_0
+            if n > 0:
+                fast_before, slow_before = signals[row, FAST, n - 1], signals[row, SLOW, n - 1]
+                d = np.float64(audio[row, n - 1]) * (fast_before + mix * (slow_before - fast_before))
+            if not feedback:
+                d = x
+            g = fast + mix * (slow - fast)
+
+            d_makeup += gy * x * g
+            a_v = gy * makeup + a_fed_back
+            dx = a_v * g
+            a_g = a_v * x
+            a_fast += a_g * (1.0 - mix)
+            a_slow += a_g * mix
+            d_mix += a_g * (slow - fast)
+
+            target, h, dh = _curve(s, knee_foot, threshold_db, slope, knee_db)
+            a_target = 0.0
+            if target < fast_before:
+                coefficient = attack
+                d_attack += a_fast * (target - fast_before)
+            else:
+                coefficient = release
+                d_release += a_fast * (target - fast_before)
+            a_target += coefficient * a_fast
+            a_fast *= 1.0 - coefficient
+            if target < slow_before:
+                coefficient = slow_attack
+                d_slow_attack += a_slow * (target - slow_before)
+            else:
+                coefficient = slow_release
+                d_slow_release += a_slow * (target - slow_before)
+            a_target += coefficient * a_slow
+            a_slow *= 1.0 - coefficient
+
+            a_nepers = a_target * target
+            a_excess = -a_nepers * slope / DB_PER_NEPER * dh
+            d_slope -= a_nepers * h / DB_PER_NEPER
+            d_threshold -= a_excess
+            d_knee += 0.5 * (1.0 - dh) * a_excess
+            a_s = a_excess * DB_PER_NEPER / s if abs(s) > LEVEL_FLOOR else 0.0
+
+            a_s -= a1 * a_memory
+            d_a1 -= s * a_memory
+            d_b1 += d * a_memory
+            d_b0 += d * a_s
+            a_d = b1 * a_memory + b0 * a_s
+            a_memory = a_s
+            a_fed_back = 0.0
+            if feedback:
+                a_fed_back = a_d
+            else:
+                dx += a_d
+            grad_audio[row, n] = dx
+        grad_state[row, 0], grad_state[row, 1], grad_state[row, 2], grad_state[row, 3] = (
+            a_fast,
+            a_slow,
+            a_memory,
+            a_fed_back,
+        )
+        found = grad_coefficients[row]
+        found[0], found[1], found[2], found[3], found[4] = d_threshold, d_slope, d_knee, d_attack, d_release
+        found[5], found[6], found[7] = d_slow_attack, d_slow_release, d_mix
+        found[8], found[9], found[10], found[11] = d_b0, d_b1, d_a1, d_makeup
+
+
+@compiled
+def staged_tangents(
+    first, last, audio, audio_tangents, coefficients, directions, feedback, state, state_tangents, output, tangents
+):
+    """Output, and its derivatives in some directions of audio, coefficients and state, carried along in time.
+
+    ``audio_tangents`` (rows, directions, time) is empty where the audio is constant. ``directions`` (rows, 12,
+    directions) are those of the coefficients. ``state`` and ``state_tangents`` (rows, 4, directions) are updated.
+    ``output`` (rows, time) and ``tangents`` (rows, directions, time) receive what is computed.
+    """
+    audio_moves = audio_tangents.shape[2] > 0
+    count = directions.shape[2]
+    for row in range(first, last):
+        threshold_db, slope, knee_db, attack, release = coefficients[row, :5]
+        knee_foot = _knee_foot(threshold_db, knee_db)
+        slow_attack, slow_release, mix, b0, b1, a1, makeup = coefficients[row, 5:]
+        fast, slow, memory, fed_back = state[row]
+        d_fast, d_slow, d_memory, d_fed_back = state_tangents[row]
+        d_x = np.zeros(count)
+        d_v = np.zeros(count)
+        direction = directions[row]
+        for n in range(audio.shape[1]):
+            x = np.float64(audio[row, n])
+            if audio_moves:
+                for i in range(count):
+                    d_x[i] = audio_tangents[row, i, n]
+            d = fed_back if feedback else x
+            s = b0 * d + memory
+            memory = b1 * d - a1 * s
+            target, h, dh = _curve(s, knee_foot, threshold_db, slope, knee_db)
+            per_s = DB_PER_NEPER / s if abs(s) > LEVEL_FLOOR else 0.0
+            to_fast, to_slow = target - fast, target - slow
+            fast_column, slow_column = (3 if to_fast < 0.0 else 4), (5 if to_slow < 0.0 else 6)
+            alpha = attack if to_fast < 0.0 else release
+            alpha_slow = slow_attack if to_slow < 0.0 else slow_release
+            fast += alpha * to_fast
+            slow += alpha_slow * to_slow
+            g = fast + mix * (slow - fast)
+            v = x * g
+            of_knee, of_excess = 0.5 * (1.0 - dh), -target / DB_PER_NEPER * slope * dh
+            of_slope = -target / DB_PER_NEPER * h
+            for i in range(count):
+                dd = d_fed_back[i] if feedback else d_x[i]
+                ds = direction[8, i] * d + b0 * dd + d_memory[i]
+                d_memory[i] = direction[9, i] * d + b1 * dd - direction[10, i] * s - a1 * ds
+                d_excess = of_knee * direction[2, i] - direction[0, i] + per_s * ds
+                d_target = of_excess * d_excess + of_slope * direction[1, i]
+                d_fast[i] += alpha * (d_target - d_fast[i]) + direction[fast_column, i] * to_fast
+                d_slow[i] += alpha_slow * (d_target - d_slow[i]) + direction[slow_column, i] * to_slow
+                dg = d_fast[i] + mix * (d_slow[i] - d_fast[i]) + direction[7, i] * (slow - fast)
+                d_v[i] = d_x[i] * g + x * dg
+                d_fed_back[i] = d_v[i]
+            for i in range(count):
+                tangents[row, i, n] = makeup * d_v[i] + direction[11, i] * v
+            fed_back = v
+            output[row, n] = v * makeup
+        state[row, 0], state[row, 1], state[row, 2], state[row, 3] = fast, slow, memory, fed_back
