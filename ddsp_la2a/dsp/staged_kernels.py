@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from ddsp_la2a.dsp.compiling import compiled, inlined
+from ddsp_la2a.dsp.compiling import FUSED, compiled, inlined
 from ddsp_la2a.dsp.kernels import knee
 from ddsp_la2a.units import DB_PER_NEPER, LEVEL_FLOOR
 
@@ -259,3 +259,52 @@ def staged_tangents(
             fed_back = v
             output[row, n] = v * makeup
         state[row, 0], state[row, 1], state[row, 2], state[row, 3] = fast, slow, memory, fed_back
+
+
+@compiled(fastmath=FUSED)
+def filter_rows(taps, slow_coefficient, state, signals, filtered):
+    """Output filter on every row; ``state`` (rows, 2 L + 1) as of :class:`~ddsp_la2a.dsp.output_stage.OutputFilter`.
+
+    ``filtered`` (rows, time) receives the result; it may be ``signals``. The slow pole jumps four samples at a time.
+    """
+    samples = signals.shape[1]
+    memory = state.shape[1] - 1
+    known, slow = np.empty(memory + samples), np.empty(samples)
+    whole = samples - samples % 4
+    keep = 1.0 - slow_coefficient
+    keep_2, keep_3, keep_4 = keep * keep, keep * keep * keep, keep * keep * keep * keep
+    for row in range(signals.shape[0]):
+        for n in range(memory):
+            known[n] = state[row, n]
+        for n in range(samples):
+            known[memory + n] = signals[row, n]
+        late = known[memory // 2 :]
+        after = state[row, memory]
+        for n in range(0, whole, 4):
+            p = slow_coefficient * late[n]
+            q = slow_coefficient * late[n + 1] + keep * p
+            r = slow_coefficient * late[n + 2] + keep * q
+            s = slow_coefficient * late[n + 3] + keep * r
+            slow[n] = p + keep * after
+            slow[n + 1] = q + keep_2 * after
+            slow[n + 2] = r + keep_3 * after
+            after = s + keep_4 * after
+            slow[n + 3] = after
+        for n in range(whole, samples):
+            after = slow_coefficient * late[n] + keep * after
+            slow[n] = after
+        _add_taps(taps, known, slow, filtered[row])
+        for n in range(memory):
+            state[row, n] = known[samples + n]
+        state[row, memory] = after
+
+
+@compiled(fastmath=FUSED)
+def _add_taps(taps, known, slow, filtered):
+    memory = len(known) - len(slow)
+    for n in range(len(slow)):
+        filtered[n] = taps[memory + 1] * slow[n]
+    for k in range(memory + 1):
+        late = known[memory - k :]
+        for n in range(len(slow)):
+            filtered[n] += taps[k] * late[n]

@@ -139,7 +139,7 @@ def one_number_each(params: CompressorParams, sample_rate: float) -> CompressorP
 def _number(name: str, value: torch.Tensor | float) -> float:
     tensor = torch.as_tensor(value, dtype=torch.float64).detach()
     if tensor.numel() != 1:
-        raise ValueError(f"{name}: expected one number for all channels, got shape {tuple(tensor.shape)}")
+        raise ValueError(f"{name}: expected a number, one for all channels, got shape {tuple(tensor.shape)}")
     return float(tensor)
 
 
