@@ -17,7 +17,7 @@ class Published:
     def __init__(self) -> None:
         self._model = la.load("published")
         # Fitted by its authors to the 3c takes, five numbers (make-up among them, no knee) for each of 26 settings.
-        self.info: dict[str, Any] = {"parameters": 5 * len(self._model.controls.state_dict()["rows"])}
+        self.info: dict[str, Any] = {"parameters": 5 * len(self._model.card.state_dict()["rows"])}
 
     def process(
         self, audio: NDArray[np.floating], sample_rate: float, *, compress_or_limit: int, peak_reduction: float

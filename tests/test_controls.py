@@ -50,5 +50,5 @@ def test_a_name_twice_none_or_something_else_is_refused() -> None:
         parse_controls("ratio=0:1,ratio=0:2")
     with pytest.raises(ValueError, match="at least one"):
         unique(())
-    with pytest.raises(ValueError, match="expected ddsp_la2a.Control, got 'ratio'"):
+    with pytest.raises(ValueError, match=r"expected ddsp_la2a\.Control, got 'ratio'"):
         unique(["ratio"])  # type: ignore[list-item]

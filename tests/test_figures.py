@@ -21,7 +21,7 @@ def model():
 
     found = la.GreyBox(la.ControlNet(seed=3))
     with torch.no_grad():
-        found.controls.layers[-1].weight.copy_(0.5 * torch.sin(torch.arange(40.0, dtype=torch.float64).reshape(5, 8)))
+        found.card.layers[-1].weight.copy_(0.5 * torch.sin(torch.arange(40.0, dtype=torch.float64).reshape(5, 8)))
         found.makeup.copy_(torch.tensor(0.1))
     return found
 

@@ -376,7 +376,7 @@ def test_saved_files_and_the_loaded_model(frame, quick, tmp_path, programme):
     setting = {"compress_or_limit": 1, "peak_reduction": 65}
     assert np.array_equal(loaded.process(audio, 8000, **setting), result.model.process(audio, 8000, **setting))
     knobs = [0, 20, 50, 100]
-    pd.testing.assert_frame_equal(loaded.curves(knobs), result.model.curves(knobs))
+    pd.testing.assert_frame_equal(loaded.curves(peak_reduction=knobs), result.model.curves(peak_reduction=knobs))
 
 
 def test_per_setting_fits_can_be_saved_too(frame, quick, tmp_path, programme):

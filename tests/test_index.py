@@ -23,6 +23,7 @@ COLUMNS = [
     "raw_audio_path",
     "processed_audio_path",
     "source",
+    "device",
 ]
 
 
@@ -225,9 +226,9 @@ def test_stretches(root):
 @pytest.mark.parametrize(
     ("column", "value", "got"),
     [
-        ("compress_or_limit", 2, "whole number from 0 to 1, got 2"),
-        ("peak_reduction", 101, "whole number from 0 to 100, got 101"),
-        ("peak_reduction", 50.5, "got 50.5"),
+        ("compress_or_limit", 2, "0 or 1, got 2"),
+        ("compress_or_limit", 0.5, "0 or 1, got 0.5"),
+        ("peak_reduction", 101, "0 to 100, got 101"),
         ("peak_reduction", -5, "got -5"),
         ("peak_reduction", float("nan"), "got nan"),
         ("track_id", "13a", "got '13a'"),
@@ -235,6 +236,7 @@ def test_stretches(root):
         ("split", "Train", "lower-case name such as 'train', got 'Train'"),
         ("split", "", "got ''"),
         ("take", 3, "text, got 3"),
+        ("device", " ", "the name of a unit, got ' '"),
         ("source", "tape", "one of hardware, hardware-postprocessed, simulated, plug-in, got 'tape'"),
         ("raw_audio_path", "absent.wav", "there is none at .*absent.wav"),
         ("processed_audio_path", None, "text, got None"),

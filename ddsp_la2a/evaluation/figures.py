@@ -137,7 +137,7 @@ def static_curves(
     import matplotlib as mpl
 
     shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(peak_reduction)))
-    card = model.curves(peak_reduction)  # holds the ends of a table without a warning
+    card = model.curves(peak_reduction=peak_reduction)  # holds the ends of a table without a warning
     for switch, axis in enumerate(axes[0]):
         rows = card[card["compress_or_limit"] == switch][["threshold_db", "ratio", "knee_db", "makeup_db"]].to_numpy()
         for knob, row, shade in zip(peak_reduction, torch.from_numpy(rows), shades, strict=True):
