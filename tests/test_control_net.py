@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddsp_la2a.model.control_net import ControlNet, ParameterTable
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
+from ddsp_la2a.controls import Control
+from ddsp_la2a.model.control_net import ControlNet, ParameterTable, network_inputs
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, control_columns
 
 NAMES = [p.name for p in CARD_PARAMETERS]
 PUBLISHED = pd.DataFrame(
@@ -25,8 +26,8 @@ PUBLISHED = pd.DataFrame(
 ROW = {"threshold_db": -20.0, "ratio": 4.0, "knee_db": 6.0, "attack_ms": 5.0, "release_ms": 250.0}
 
 
-def positions(*pairs: tuple[float, float]) -> Tensor:
-    return torch.tensor(pairs, dtype=torch.float64)
+def positions(*settings: tuple[float, ...]) -> Tensor:
+    return torch.tensor(settings, dtype=torch.float64)
 
 
 def grid() -> Tensor:
@@ -219,3 +220,59 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, value: float) -> Non
 def test_a_control_out_of_range_is_refused(switch: float, knob: float) -> None:
     with pytest.raises(ValueError, match=r"settings|peak_reduction|compress_or_limit"):
         table_of(setting(switch, knob))
+
+
+# Other units
+
+MODE = Control("mode", 1.0, 3.0, "switch")
+DRIVE = Control("drive", -10.0, 10.0)
+
+
+def test_inputs_of_any_controls_run_from_minus_one_to_one() -> None:
+    side = Control("side", 4.0, 5.0, "switch")
+    at = torch.tensor([[1, -10, 4], [2, 0, 5], [3, 10, 4]], dtype=torch.float64)
+    expected = [[1, -1, -1, -1, -1], [-1, 1, -1, 0, 1], [-1, -1, 1, 1, -1]]
+    assert network_inputs((MODE, DRIVE, side), at).tolist() == expected
+    assert network_inputs((MODE, DRIVE, side), at.float()).dtype == torch.float32
+
+
+def test_a_network_of_other_controls() -> None:
+    net = shaken(0.5, controls=(MODE, DRIVE))
+    assert sum(weight.numel() for weight in net.parameters()) == 141 + 2 * 8
+    found = net(positions((1, 0.0), (2, 0.0), (3, 0.0), (3, 1.0)))["threshold_db"]
+    assert len(set(found.tolist())) == 4
+
+
+def other(nearest: bool, *settings: tuple[float, ...], controls: tuple[Control, ...]) -> ParameterTable:
+    names = [control.name for control in controls]
+    rows = [ROW | dict(zip(names, at, strict=True)) | {"ratio": 2.0 + i} for i, at in enumerate(settings)]
+    return ParameterTable(pd.DataFrame(rows), controls, nearest)
+
+
+def test_the_nearest_of_several_knobs_by_shares_of_their_ranges() -> None:
+    controls = (DRIVE, MODE, Control("colour", 0.0, 1.0))
+    table = other(True, (-10, 1, 0.0), (10, 1, 0.0), (-10, 1, 1.0), (0, 3, 0.5), controls=controls)
+    found = table(positions((-9, 1, 0.4), (2, 1, 0.1), (-9, 1, 0.6), (9, 3, 0.0)))["ratio"]
+    assert found.tolist() == pytest.approx([2.0, 3.0, 4.0, 5.0])
+    with pytest.warns(UserWarning, match="mode 2 isn't in the table: the nearest setting is used"):
+        assert table(positions((0, 2, 0.5)))["ratio"].item() == pytest.approx(5.0)
+
+
+def test_one_knob_is_interpolated_wherever_it_stands_among_the_switches() -> None:
+    table = other(False, (-10, 1), (10, 1), (-10, 2), (10, 2), controls=(DRIVE, MODE))
+    found = table(positions((0, 1), (0, 2), (-5, 2)))["ratio"]
+    assert found.tolist() == pytest.approx([6.0**0.5, 20.0**0.5, 4.0**0.75 * 5.0**0.25])
+
+
+@pytest.mark.parametrize("controls", [(DRIVE, Control("colour")), (MODE,)], ids=["two knobs", "none"])
+def test_interpolation_needs_one_knob(controls: tuple[Control, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^settings: expected one knob to interpolate along, got [02]; take the near"):
+        other(False, (1, 0.5)[: len(controls)], controls=controls)
+    assert other(True, (1, 0.5)[: len(controls)], controls=controls).nearest
+
+
+def test_a_knob_called_like_a_parameter() -> None:
+    controls = (Control("ratio"), DRIVE)
+    assert control_columns(controls) == ["ratio_position", "drive"]
+    table = ParameterTable(pd.DataFrame([ROW | {"ratio_position": 0.5, "drive": 0.0}]), controls, nearest=True)
+    assert table(positions((0.1, 3.0)))["ratio"].item() == pytest.approx(4.0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from baselines import numpy_compressor
+from ddsp_la2a.controls import Control
 from ddsp_la2a.dsp.compressor import compressor
 from ddsp_la2a.evaluation.metrics import esr_best_gain, esr_dc_filtered
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
@@ -327,3 +328,83 @@ def test_published_model_on_real_recordings(track: int, switch: int, knob: int, 
     estimate = load("published").process(x, sample_rate, compress_or_limit=switch, peak_reduction=knob)
     assert round(100.0 * esr_dc_filtered(estimate, y, start=sample_rate), 1) == as_is
     assert round(100.0 * esr_best_gain(estimate, y, start=sample_rate), 2) == best_gain
+
+
+# Other units
+
+STRIP = (Control("speed", 1.0, 3.0, "switch"), Control("drive", 0.0, 10.0), Control("ratio"))
+PARAMETERS = ["threshold_db", "ratio", "knee_db", "attack_ms", "release_ms", "makeup_db"]
+
+
+@pytest.fixture
+def strip_model() -> GreyBox:
+    box = GreyBox(ControlNet(seed=1, controls=STRIP), {"settings_seen": [(1, 1.0, 0.2), (2, 4.0, 0.6), (3, 9.0, 0.9)]})
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in box.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
+    return box
+
+
+def test_another_unit_in_process_stream_and_params(strip_model: GreyBox) -> None:
+    assert strip_model.controls == STRIP
+    x = noise(1)[0]
+    at = {"ratio": 0.3, "drive": 7, "speed": 2}
+    y = strip_model.process(x, RATE, **at)
+    np.testing.assert_allclose(strip_model.stream(RATE, **at).process(x), y, rtol=1e-12)
+    numbers = {name: float(value.detach()) for name, value in vars(strip_model.params(2, 7, 0.3)).items()}
+    np.testing.assert_allclose(numpy_compressor.compressor(x, RATE, **numbers).output, y, rtol=1e-11)
+    for wrong, message in (
+        ({"speed": 2.5}, "speed: expected a whole number from 1 to 3, got 2.5"),
+        ({"drive": 11}, "drive: expected 0 to 10, got 11"),
+        ({"compress_or_limit": 1}, "controls: expected a position for each of speed, drive, ratio, got"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            strip_model.process(x, RATE, **at | wrong)
+
+
+def test_curves_of_several_knobs_move_one_at_a_time(strip_model: GreyBox) -> None:
+    """The others stand at the fitted setting nearest to the middle, (4, 0.6); the switch takes all positions."""
+    curves = strip_model.curves()
+    assert list(curves.columns) == ["speed", "drive", "ratio_position", "swept", *PARAMETERS, "extrapolated"]
+    assert len(curves) == 2 * 3 * 21
+    drive, ratio = (curves[curves["swept"] == name] for name in ("drive", "ratio"))
+    assert drive["drive"].tolist() == np.tile(np.linspace(0.0, 10.0, 21), 3).tolist()
+    assert ratio["ratio_position"].tolist() == np.tile(np.linspace(0.0, 1.0, 21), 3).tolist()
+    assert set(drive["ratio_position"]) == {0.6}
+    assert set(ratio["drive"]) == {4.0}
+    assert drive["speed"].tolist() == [1] * 21 + [2] * 21 + [3] * 21
+    row = curves[(curves["speed"] == 2) & (curves["drive"] == 4.0) & (curves["ratio_position"] == 0.6)].iloc[0]
+    assert not row["extrapolated"]
+    for name, value in vars(strip_model.params(2, 4.0, 0.6)).items():
+        assert row[name] == pytest.approx(value.item(), rel=1e-13)
+
+
+def test_curves_over_positions_that_are_given(strip_model: GreyBox) -> None:
+    one = strip_model.curves(ratio=0.25)
+    assert "swept" not in one
+    assert one["drive"].tolist() == np.tile(np.linspace(0.0, 10.0, 101), 3).tolist()
+    assert set(one["ratio_position"]) == {0.25}
+    assert strip_model.curves(ratio=[0.0, 1.0], drive=[5], speed=2)[
+        ["speed", "ratio_position"]
+    ].to_numpy().tolist() == [
+        [2, 0],
+        [2, 1],
+    ]
+    with pytest.raises(ValueError, match=r"^curves: expected positions of speed, drive, ratio, got peak_reduction"):
+        strip_model.curves(peak_reduction=[50])
+    with pytest.raises(ValueError, match=r"^ratio: expected 0 to 1"):
+        strip_model.curves(ratio=2.0)
+
+
+def test_curves_of_a_unit_that_says_nothing_of_its_settings_run_through_the_middle(strip_model: GreyBox) -> None:
+    strip_model.info = {}
+    curves = strip_model.curves()
+    assert set(curves[curves["swept"] == "drive"]["ratio_position"]) == {0.5}
+    assert "extrapolated" not in curves
+
+
+def test_curves_of_a_unit_without_knobs_are_its_switch_positions() -> None:
+    curves = GreyBox(ControlNet(controls=STRIP[:1])).curves()
+    assert curves["speed"].tolist() == [1, 2, 3]
+    assert list(curves.columns) == ["speed", *PARAMETERS]

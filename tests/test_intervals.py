@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ddsp_la2a.controls import Control
 from ddsp_la2a.model import storage
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
@@ -241,6 +242,16 @@ def test_a_switch_position_never_seen_is_extrapolated(seen: list[tuple[int, int]
 def test_nothing_seen_is_all_extrapolated() -> None:
     settings = pd.DataFrame({"compress_or_limit": [0, 1], "peak_reduction": [50, 50]})
     assert extrapolated(settings, []).all()
+
+
+def test_extrapolated_of_several_knobs_is_outside_of_any() -> None:
+    controls = (Control("ratio"), Control("mode", 1.0, 3.0, "switch"), Control("drive", 0.0, 10.0))
+    seen = [(0.2, 1, 2.0), (0.8, 1, 5.0), (0.5, 3, 5.0)]
+    at = [(0.5, 1, 3.0), (0.1, 1, 3.0), (0.5, 1, 6.0), (0.5, 2, 5.0), (0.5, 3, 5.0), (0.5, 3, 4.0)]
+    settings = pd.DataFrame(at, columns=["ratio_position", "mode", "drive"])
+    assert extrapolated(settings, seen, controls).tolist() == [False, True, True, True, False, True]
+    without_switch = extrapolated(settings[["ratio_position"]], [(0.2,), (0.5,)], controls[:1])
+    assert without_switch.tolist() == [False, True, False, False, False, False]
 
 
 # Files

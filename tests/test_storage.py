@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ddsp_la2a.controls import LA2A_CONTROLS
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.model import storage
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
@@ -119,6 +119,27 @@ def test_what_comes_back_gives_the_same_output_bit_by_bit(name: str, tmp_path: P
     assert not back.training
     if name != "table of one setting":
         pd.testing.assert_frame_equal(back.curves(), model.curves(), check_exact=True)
+
+
+@pytest.mark.parametrize("kind", ["network", "table"])
+def test_another_unit_comes_back_with_its_controls(kind: str, tmp_path: Path) -> None:
+    controls = (Control("speed", 1.0, 3.0, "switch"), Control("drive", -1.5, 10.0), Control("ratio"))
+    rows = [
+        {"speed": 1 + i, "drive": 2.5 * i, "ratio_position": 0.1 * i, **{p.name: p.start for p in CARD_PARAMETERS}}
+        for i in range(3)
+    ]
+    table = ParameterTable(pd.DataFrame(rows).assign(ratio=[2.0, 4.0, 8.0]), controls, nearest=True)
+    model = GreyBox(table if kind == "table" else ControlNet((3,), seed=2, controls=controls), INFO)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1)
+    save(model, tmp_path / "m")
+    back = load(tmp_path / "m")
+    assert back.controls == controls
+    at = {"speed": 3, "drive": 6.1, "ratio": 0.25}
+    x = np.random.default_rng(0).standard_normal(3000)
+    np.testing.assert_array_equal(back.process(x, RATE, **at), model.process(x, RATE, **at))
+    pd.testing.assert_frame_equal(back.curves(), model.curves(), check_exact=True)
 
 
 def test_saved_again_it_is_the_same_file(file: Path, tmp_path: Path) -> None:
