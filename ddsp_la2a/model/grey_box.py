@@ -223,7 +223,7 @@ class GreyBox(nn.Module):
         for name, given in positions.items():
             axes[name] = np.array(list(given) if isinstance(given, Iterable) else [given], dtype=np.float64)
         moving = [control for control in self.controls if control.name not in axes]
-        still = dict(zip(names, self._middle(), strict=True))
+        still = self.middle()
         tables = []
         turns: list[Control | None] = [*moving] or [None]
         for control in turns:
@@ -234,14 +234,15 @@ class GreyBox(nn.Module):
             tables.append(table.assign(swept=control.name) if control is not None and len(moving) > 1 else table)
         return pd.concat(tables, ignore_index=True)
 
-    def _middle(self) -> Sequence[float]:
+    def middle(self) -> dict[str, float]:
         """The fitted setting nearest to the middle of the knobs' ranges; the middle itself where none is known."""
         middle = [(control.low + control.high) / 2 for control in self.controls]
         seen = self.info.get("settings_seen") or [middle]
         knobs = [number for number, control in enumerate(self.controls) if control.kind == "continuous"]
         along = np.asarray(seen, dtype=np.float64)[:, knobs]
         apart = distances([self.controls[n] for n in knobs], along, [middle[n] for n in knobs])
-        return [float(position) for position in seen[int(apart.argmin())]]
+        at = seen[int(apart.argmin())]
+        return {control.name: float(position) for control, position in zip(self.controls, at, strict=True)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file (safetensors with JSON metadata, no code); whole or not at all."""
