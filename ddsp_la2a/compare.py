@@ -17,6 +17,7 @@ from ddsp_la2a.data.frame import positions_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import figures
 from ddsp_la2a.evaluation.evaluate import Model, evaluate
+from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.fit import FitResult
 from ddsp_la2a.model.grey_box import GreyBox
@@ -134,11 +135,15 @@ def write_scores(scored: pd.DataFrame, folder: Path) -> None:
 
 
 def write_pictures(model: GreyBox, folder: Path, **positions: Any) -> None:
-    """``curves.svg`` (see :meth:`GreyBox.curves` for positions), ``static_curves.svg`` and ``step_response.svg``."""
+    """``curves.svg`` (see :meth:`GreyBox.curves` for positions), ``static_curves.svg`` and ``step_response.svg``.
+
+    A unit without knobs has no curves.
+    """
     seen, source = model.info.get("settings_seen", ()), model.info.get("source", "")
     title = source if isinstance(source, str) else "fitted to recordings: " + ", ".join(source)
-    curves = figures.learned_curves(model.curves(**positions), seen, title=title, controls=model.controls)
-    figures.save(curves, folder / "curves.svg")
+    if any(control.kind == "continuous" for control in model.controls):
+        curves = figures.learned_curves(model.curves(**positions), seen, title=title, controls=model.controls)
+        figures.save(curves, folder / "curves.svg")
     figures.save(figures.static_curves(model, title=title), folder / "static_curves.svg")
     figures.save(figures.step_response(model, title=title), folder / "step_response.svg")
 
@@ -154,7 +159,7 @@ def write_gain_reduction(
     at = positions_of(row, controls)
     shown = [name for name in (GREY_BOX, "lstm-32", "published-gain") if name in models]
     tracks = {name: models[name].process(raw, rate, **at) for name in shown}
-    setting = ", ".join(figures.in_words(name, position) for name, position in at.items())
+    setting = ", ".join(in_words(name, position) for name, position in at.items())
     title = f"track {row['track_id']}, {setting} ({row['source']})"
     figure = figures.gain_reduction(raw, {"target": target, **tracks}, rate, title)
     figures.save(figure, folder / "gain_reduction.svg")

@@ -435,3 +435,14 @@ def test_recordings_of_another_compressor():
     assert errors_by_id(found) == {number: {"lag_differs"} for number in np.flatnonzero(is_late)}
     for row in range(len(frame)):
         assert "error" not in set(check(frame.iloc[[row]])["severity"])
+
+
+def test_recordings_of_another_unit(strip, tmp_path):
+    frame = strip.record(tmp_path, [(1, 2.0, 0.2), (2, 5.0, 0.5), (3, 8.0, 0.9)])
+    audio, rate = soundfile.read(frame["processed_audio_path"].iloc[1], dtype="float32")
+    soundfile.write(frame["processed_audio_path"].iloc[1], -audio, rate, "FLOAT")
+    found = check(frame, controls=strip.controls)
+    assert list(found.columns)[:7] == ["track_id", "split", "take", "speed", "drive", "ratio", "finding"]
+    (wrong,) = found[found["severity"] == "error"].to_dict("records")
+    assert (wrong["finding"], wrong["speed"], wrong["drive"], wrong["ratio"]) == ("polarity_inverted", 2, 5.0, 0.5)
+    assert apply_findings(frame, found, strip.controls)["track_id"].tolist() == [0, 2]

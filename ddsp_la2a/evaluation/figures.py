@@ -6,10 +6,9 @@ given; :func:`save` writes it with selectable text where the format has it.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,56 +18,13 @@ from numpy.typing import NDArray
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.curve import static_gain_db
+from ddsp_la2a.evaluation.style import STYLE, by_switches, column_of, in_words, new_axes
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, Parameter, control_columns
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, Parameter
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude
 
-_SWITCH = ("compress", "limit")
 _PEAK_REDUCTIONS = (0, 20, 40, 50, 60, 70, 80, 90, 100)
-_LINES = (
-    ("#0b6e99", "-"),
-    ("#c2571a", "--"),
-    ("#5b8a3a", "-."),
-    ("#8a4f9e", "-"),
-    ("#222222", "--"),
-    ("#b8860b", "-."),
-)
-"""Colour and dashes of each combination of switch positions."""
-
-_STYLE = {
-    "figure.constrained_layout.use": True,
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "ddsp_la2a",  # the same figure gives the same bytes
-}
-
-
-class Look(NamedTuple):
-    """How one combination of switch positions is drawn."""
-
-    place: tuple[int, ...]
-    label: str
-    colour: str
-    dashes: str
-
-
-def _axes(rows: int, columns: int, size: tuple[float, float], title: str, **more: Any) -> tuple[Any, NDArray[Any]]:
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=size)
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False, **more)
-        if title:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
-    return figure, axes
 
 
 def save(figure: Any, path: str | Path) -> None:
@@ -76,34 +32,13 @@ def save(figure: Any, path: str | Path) -> None:
     import matplotlib as mpl
 
     metadata = {"Date": None} if Path(path).suffix == ".svg" else None
-    with mpl.rc_context(_STYLE), replacing(path) as temporary:  # type: ignore[arg-type]
+    with mpl.rc_context(STYLE), replacing(path) as temporary:  # type: ignore[arg-type]
         figure.savefig(temporary, metadata=metadata, dpi=120)
-
-
-def in_words(control: str, position: float) -> str:
-    """A position as a legend or a title says it."""
-    if control == "compress_or_limit":
-        return _SWITCH[int(position)]
-    return f"{control.replace('_', ' ')} {position:g}"
-
-
-def _by_switches(card: pd.DataFrame, controls: Sequence[Control]) -> Iterator[tuple[Look, pd.DataFrame]]:
-    """How to draw each combination of switch positions, and its rows of a card."""
-    switches = [control.name for control in controls if control.kind == "switch"]
-    if not switches:
-        yield Look((), "", *_LINES[0]), card
-        return
-    places = [range(round(c.low), round(c.high) + 1) for c in controls if c.kind == "switch"]
-    for number, place in enumerate(itertools.product(*places)):
-        rows = card[(card[switches] == list(place)).all(axis=1)]
-        label = ", ".join(in_words(name, position) for name, position in zip(switches, place, strict=True))
-        if len(rows):
-            yield Look(place, label, *_LINES[number % len(_LINES)]), rows
 
 
 def _sweeps(curves: pd.DataFrame, controls: Sequence[Control]) -> list[tuple[Control, pd.DataFrame]]:
     """Every knob that moves, and the curves along it."""
-    columns = _column_of(controls)
+    columns = column_of(controls)
     knobs = [control for control in controls if control.kind == "continuous"]
     if "swept" in curves:
         return [(knob, curves[curves["swept"] == knob.name]) for knob in knobs if knob.name in set(curves["swept"])]
@@ -114,10 +49,6 @@ def _sweeps(curves: pd.DataFrame, controls: Sequence[Control]) -> list[tuple[Con
             f"curves: expected one knob that moves, or several in turn, got {names}; hold the others still"
         )
     return [(moving[0], curves)]
-
-
-def _column_of(controls: Sequence[Control]) -> dict[str, str]:
-    return dict(zip((control.name for control in controls), control_columns(controls), strict=True))
 
 
 def learned_curves(
@@ -145,11 +76,11 @@ def learned_curves(
     sweeps = _sweeps(curves, controls)
     parameters = (*CARD_PARAMETERS, MAKEUP)
     if len(sweeps) == 1:
-        figure, axes = _axes(2, 3, (10.5, 5.6), title, sharex=True)
+        figure, axes = new_axes(2, 3, (10.5, 5.6), title, sharex=True)
         panels = axes.reshape(6, 1)
     else:
         size = (1.0 + 2.6 * len(sweeps), 11.0)
-        figure, axes = _axes(len(parameters), len(sweeps), size, title, sharex="col", sharey="row")
+        figure, axes = new_axes(len(parameters), len(sweeps), size, title, sharex="col", sharey="row")
         panels = axes
     for row, parameter in zip(panels, parameters, strict=True):
         for axis, (knob, part) in zip(row, sweeps, strict=True):
@@ -183,9 +114,9 @@ def _draw(
     controls: Sequence[Control],
 ) -> None:
     """One parameter along one knob."""
-    columns = _column_of(controls)
+    columns = column_of(controls)
     at = columns[knob.name]
-    for look, part in _by_switches(curves, controls):
+    for look, part in by_switches(curves, controls):
         sure = part.get(f"{parameter.name}_identifiable", pd.Series(True, index=part.index))
         faint = {"color": look.colour, "lw": 1.8, "alpha": 1.0 if sure.all() else 0.35}
         axis.plot(part[at], part[parameter.name], look.dashes, label=look.label, **faint)
@@ -199,7 +130,7 @@ def _draw(
         marked = np.sort(along[at].to_numpy(dtype=np.float64))
         axis.plot(marked, np.interp(marked, part[at], part[parameter.name]), "o", color=look.colour, ms=3.5)
     for name, other in others.items():
-        for look, thin in _by_switches(other, controls):
+        for look, thin in by_switches(other, controls):
             label = ", ".join(text for text in (name, look.label) if text)
             axis.plot(thin[at], thin[parameter.name], ":", color=look.colour, lw=1.0, label=label)
 
@@ -209,7 +140,7 @@ def _bands(
 ) -> None:
     """Intervals of one parameter in all its panels, which share their vertical axis."""
     low, high = f"{name}_low", f"{name}_high"
-    columns = _column_of(controls)
+    columns = column_of(controls)
     for axis, (knob, curves) in zip(row, sweeps, strict=True):
         sure = curves[curves[f"{name}_identifiable"]]
         for end in (low, high):
@@ -217,7 +148,7 @@ def _bands(
     row[0].autoscale_view()
     limits = row[0].get_ylim()
     for axis, (knob, curves) in zip(row, sweeps, strict=True):
-        for look, part in _by_switches(curves, controls):
+        for look, part in by_switches(curves, controls):
             axis.fill_between(part[columns[knob.name]], part[low], part[high], color=look.colour, alpha=0.12, lw=0)
     row[0].set_ylim(limits)
 
@@ -245,16 +176,16 @@ def static_curves(model: GreyBox, positions: Sequence[float] = (), title: str = 
     for knob in knobs:
         few = _PEAK_REDUCTIONS if knob in LA2A_CONTROLS else np.linspace(knob.low, knob.high, 6)
         still = {other.name: middle[other.name] for other in knobs if other != knob}
-        cards.append(list(_by_switches(model.curves(**{**still, knob.name: positions or few}), model.controls)))
+        cards.append(list(by_switches(model.curves(**{**still, knob.name: positions or few}), model.controls)))
     if not knobs:
-        cards.append(list(_by_switches(model.curves(), model.controls)))
+        cards.append(list(by_switches(model.curves(), model.controls)))
     panels = len(cards[0])
     shape = (panels, len(knobs)) if len(knobs) > 1 else (1, panels)
-    figure, axes = _axes(*shape, (1.0 + 4.0 * shape[1], 0.4 + 4.0 * shape[0]), title, sharey=True)
+    figure, axes = new_axes(*shape, (1.0 + 4.0 * shape[1], 0.4 + 4.0 * shape[0]), title, sharey=True)
     level_db = torch.linspace(-60.0, 0.0, 241, dtype=torch.float64)
-    columns = _column_of(model.controls)
-    for number, by_switches in enumerate(cards):
-        for axis, (look, card) in zip(axes[:, number] if len(knobs) > 1 else axes[0], by_switches, strict=True):
+    columns = column_of(model.controls)
+    for number, lines in enumerate(cards):
+        for axis, (look, card) in zip(axes[:, number] if len(knobs) > 1 else axes[0], lines, strict=True):
             rows = torch.from_numpy(card[["threshold_db", "ratio", "knee_db", "makeup_db"]].to_numpy())
             shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(rows)))
             labels = card[columns[knobs[number].name]] if knobs else [np.nan]
@@ -288,10 +219,10 @@ def step_response(model: GreyBox, sample_rate: float = 44100.0, title: str = "",
     times = np.arange(round(2.0 * sample_rate)) / sample_rate
     level = np.where((times >= 0.1) & (times < 0.6), -10.0, -40.0)
     audio = torch.from_numpy(db_to_amplitude(level))[None]
-    figure, axes = _axes(1, 1, (7.0, 3.2), title)
+    figure, axes = new_axes(1, 1, (7.0, 3.2), title)
     usual = {"peak_reduction": 65.0} if model.controls == LA2A_CONTROLS else model.middle()
     knobs = {c.name: {**usual, **positions}[c.name] for c in model.controls if c.kind == "continuous"}
-    for look, card in _by_switches(model.curves(**knobs), model.controls):
+    for look, card in by_switches(model.curves(**knobs), model.controls):
         parameters = {name: float(card[name].iloc[0]) for name in ("threshold_db", "ratio", "knee_db", "makeup_db")}
         times_ms = {name: float(card[name].iloc[0]) for name in ("attack_ms", "release_ms")}
         with torch.no_grad():
@@ -329,7 +260,7 @@ def gain_reduction(
     times = (np.arange(count) + 0.5) * frame_s
     before = level_db(raw)
     audible = before > -60.0
-    figure, axes = _axes(2, 1, (9.0, 4.4), title, sharex=True, height_ratios=[1, 2])
+    figure, axes = new_axes(2, 1, (9.0, 4.4), title, sharex=True, height_ratios=[1, 2])
     axes[0, 0].fill_between(times, -60.0, np.maximum(before, -60.0), color="#bbbbbb", lw=0)
     axes[0, 0].set_ylabel("input, dBFS")
     colours = ["#222222", "#0b6e99", "#c2571a", "#5b8a3a", "#8a4f9e"]

@@ -184,6 +184,7 @@ def fit(
     fitted = rows[rows["split"] != "test"]
     refuse_several_devices(fitted)
     config: dict[str, Any] = {"method": method, "per_setting": per_setting, "seed": seed}
+    config["controls"] = [control.as_dict() for control in controls]
     if method == "adam":
         config |= {"segment_s": segment_s, "warmup_s": warmup_s, "adam": asdict(adam or AdamSettings())}
         config["adam"]["seed"] = seed
