@@ -14,8 +14,6 @@ class Identity:
     def __init__(self) -> None:
         self.info: dict[str, Any] = {"parameters": 0}
 
-    def process(
-        self, audio: NDArray[np.floating], sample_rate: float, *, compress_or_limit: int, peak_reduction: float
-    ) -> NDArray[np.floating]:
+    def process(self, audio: NDArray[np.floating], sample_rate: float, **positions: Any) -> NDArray[np.floating]:
         """The audio itself."""
         return np.array(audio, copy=True)

@@ -249,7 +249,7 @@ def compressor_gradient(
 
 @dataclass(frozen=True)
 class NumpyCompressor:
-    """One static setting of :func:`compressor` as a model for comparison tables: it knows neither knob nor switch.
+    """One static setting of :func:`compressor` as a model for comparison tables: it knows no controls.
 
     Args:
         threshold_db, ratio, knee_db, attack_ms, release_ms, makeup_db: as :func:`compressor`.
@@ -264,16 +264,13 @@ class NumpyCompressor:
     makeup_db: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
-    def process(
-        self, audio: ArrayLike, sample_rate: float, *, compress_or_limit: int, peak_reduction: float
-    ) -> NDArray[np.floating]:
+    def process(self, audio: ArrayLike, sample_rate: float, **positions: Any) -> NDArray[np.floating]:
         """Compress audio with the one setting there is.
 
         Args:
             audio: Audio, full scale 1.
             sample_rate: Sampling rate in Hz.
-            compress_or_limit: Ignored; here so that every model is called alike.
-            peak_reduction: Ignored, as above.
+            positions: Of the controls; ignored, here so that every model is called alike.
 
         Shape: (time,) or (batch, time), and the same out; every row starts from gain 1.
 
@@ -283,7 +280,6 @@ class NumpyCompressor:
         Raises:
             ValueError: audio of another number of dimensions.
         """
-        del compress_or_limit, peak_reduction
         audio = np.asarray(audio)
         if audio.ndim not in (1, 2):
             raise ValueError(f"audio: expected shape (time,) or (batch, time), got {audio.shape}")

@@ -1,12 +1,13 @@
 """The baselines by name, as the entry-point group ``ddsp_la2a.models`` lists them.
 
-An entry point of that group is a function ``build(frame, *, budget_s, seed, progress)`` that fits on the rows whose
-split is ``train`` (and may watch ``val``) and returns something with ``process``. A package of yours can register its
-own; ``ddsp-la2a demo`` and ``fit`` find it.
+An entry point of that group is a function ``build(frame, *, controls, budget_s, seed, progress)`` that fits on the rows
+whose split is ``train`` (and may watch ``val``) and returns something with ``process``. A package of yours can register
+its own; ``ddsp-la2a compare`` finds it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,8 +19,11 @@ from baselines.lstm import ConditionedLSTM, train_lstm
 from baselines.numpy_compressor import NumpyCompressor
 from baselines.output_filter import Filtered
 from baselines.published import Published
+from ddsp_la2a.controls import LA2A_CONTROLS
 
 FILTER_TAPS = 33
+
+Controls = Sequence[la.Control]
 
 
 def _train_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -31,42 +35,54 @@ def identity(frame: pd.DataFrame, **_: Any) -> Identity:
     return Identity()
 
 
-def identity_filter(frame: pd.DataFrame, **_: Any) -> Filtered:
+def identity_filter(frame: pd.DataFrame, *, controls: Controls = LA2A_CONTROLS, **_: Any) -> Filtered:
     """No processing but the output filter, 33 taps a setting."""
-    return Filtered(Identity(), _train_rows(frame), FILTER_TAPS)
+    return Filtered(Identity(), _train_rows(frame), FILTER_TAPS, controls)
 
 
-def published_gain(frame: pd.DataFrame, **_: Any) -> Filtered:
-    """The published parameters with one gain a setting."""
-    return Filtered(Published(), _train_rows(frame), 1)
+def published_gain(frame: pd.DataFrame, *, controls: Controls = LA2A_CONTROLS, **_: Any) -> Filtered:
+    """The published parameters of the LA-2A with one gain a setting."""
+    return Filtered(Published(controls), _train_rows(frame), 1, controls)
 
 
-def published_filter(frame: pd.DataFrame, **_: Any) -> Filtered:
-    """The published parameters with the output filter, 33 taps a setting."""
-    return Filtered(Published(), _train_rows(frame), FILTER_TAPS)
+def published_filter(frame: pd.DataFrame, *, controls: Controls = LA2A_CONTROLS, **_: Any) -> Filtered:
+    """The published parameters of the LA-2A with the output filter, 33 taps a setting."""
+    return Filtered(Published(controls), _train_rows(frame), FILTER_TAPS, controls)
 
 
-def numpy_single(frame: pd.DataFrame, *, seed: int = 0, progress: bool = False, **_: Any) -> NumpyCompressor:
-    """The numpy reference at the one static setting that fits all training rows best, whatever the knob says.
+def numpy_single(
+    frame: pd.DataFrame, *, controls: Controls = LA2A_CONTROLS, seed: int = 0, progress: bool = False, **_: Any
+) -> NumpyCompressor:
+    """The numpy reference at the one static setting that fits all training rows best, whatever the controls say.
 
     Best by the error-to-signal ratio, for which too loud is worse than too soft: so it leans to the deepest setting.
     """
-    one_setting = _train_rows(frame).assign(compress_or_limit=0, peak_reduction=0)
-    fitted = la.fit(one_setting, per_setting=True, seed=seed, progress=progress)
+    anywhere = {control.name: control.low for control in controls}
+    one_setting = _train_rows(frame).assign(**anywhere)
+    fitted = la.fit(one_setting, per_setting=True, controls=controls, seed=seed, progress=progress)
     with torch.no_grad():
-        parameters = {name: float(value) for name, value in fitted.model.params(0, 0).numbers().items()}
+        parameters = {name: float(value) for name, value in fitted.model.params(*anywhere.values()).numbers().items()}
     return NumpyCompressor(**parameters, info={"parameters": len(parameters), **_how(fitted)})
 
 
-def nearest_setting(frame: pd.DataFrame, *, seed: int = 0, progress: bool = False, **_: Any) -> la.GreyBox:
+def nearest_setting(
+    frame: pd.DataFrame, *, controls: Controls = LA2A_CONTROLS, seed: int = 0, progress: bool = False, **_: Any
+) -> la.GreyBox:
     """A compressor fitted to every training setting on its own; other settings take the nearest one's."""
-    fitted = la.fit(_train_rows(frame), per_setting=True, seed=seed, progress=progress)
+    fitted = la.fit(_train_rows(frame), per_setting=True, controls=controls, seed=seed, progress=progress)
     return fitted.model
 
 
-def lstm_32(frame: pd.DataFrame, *, budget_s: float, seed: int = 0, progress: bool = False) -> ConditionedLSTM:
+def lstm_32(
+    frame: pd.DataFrame,
+    *,
+    controls: Controls = LA2A_CONTROLS,
+    budget_s: float,
+    seed: int = 0,
+    progress: bool = False,
+) -> ConditionedLSTM:
     """A conditioned LSTM with 32 units, trained for at most ``budget_s`` seconds."""
-    return train_lstm(frame, budget_s=budget_s, seed=seed, progress=progress)
+    return train_lstm(frame, controls=controls, budget_s=budget_s, seed=seed, progress=progress)
 
 
 def _how(fitted: la.FitResult) -> dict[str, Any]:

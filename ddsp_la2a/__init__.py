@@ -5,6 +5,7 @@ Most users need only :func:`load`, :func:`index`, :func:`check`, :func:`fit` and
 
 import logging
 
+from ddsp_la2a.controls import Control
 from ddsp_la2a.data.check import apply_findings, check
 from ddsp_la2a.data.demo import render_demo
 from ddsp_la2a.data.index import index, read_frame
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CompressorParams",
+    "Control",
     "ControlNet",
     "FitResult",
     "GreyBox",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
+from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.data.index import write_frame
 from ddsp_la2a.data.splits import PROTOCOLS, split_by
@@ -37,6 +38,33 @@ _out_folder = click.option("--out", required=True, type=click.Path(path_type=Pat
 _seed = click.option("--seed", default=0, type=click.IntRange(0), show_default=True)
 _split = click.option(
     "--split", default="shipped", type=click.Choice(PROTOCOLS), show_default=True, help="What is fitted, what scored."
+)
+
+
+def _parsed_controls(_: Any, __: Any, text: str | None) -> tuple[la.Control, ...] | None:
+    return None if text is None else parse_controls(text)
+
+
+_controls = click.option(
+    "--controls",
+    callback=_parsed_controls,
+    help="What the unit lets its user set, such as threshold=-60:0,mode=switch:1:3; default: the LA-2A's.",
+)
+
+
+def _parsed_positions(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        name, _, position = text.partition("=")
+        try:
+            found[name.strip()] = float(position)
+        except ValueError:
+            raise ValueError(f"set: expected NAME=VALUE, got {text!r}") from None
+    return found
+
+
+_positions = click.option(
+    "--set", "positions", multiple=True, callback=_parsed_positions, metavar="NAME=VALUE", help="A control's position."
 )
 
 
@@ -68,8 +96,8 @@ def _announce_compiling() -> None:
         _say("compiling once (some seconds; later runs start at once)")
 
 
-def _checked(source: Path) -> pd.DataFrame:
-    frame, findings = workflow.clean_frame(source, _bar("check", "pair"))
+def _checked(source: Path, controls: Sequence[la.Control]) -> pd.DataFrame:
+    frame, findings = workflow.clean_frame(source, _bar("check", "pair"), controls)
     errors = findings[findings["severity"] == "error"]
     for found in errors.itertuples(index=False):
         _say(f"left out: {found.path}: {found.finding}")
@@ -112,10 +140,11 @@ def index(root: Path, out: Path | None) -> None:
 @command.command()
 @_source
 @click.option("--out", type=click.Path(path_type=Path), help="CSV file for all findings.")
-def check(source: Path, out: Path | None) -> None:
+@_controls
+def check(source: Path, out: Path | None, controls: tuple[la.Control, ...] | None) -> None:
     """Look for wrong, shifted or damaged recordings."""
     with replacing(out) if out is not None else nullcontext() as temporary:
-        findings = la.check(source, progress=_bar("check", "pair"))
+        findings = la.check(source, controls=controls or LA2A_CONTROLS, progress=_bar("check", "pair"))
         if temporary is not None:
             findings.to_csv(temporary, index=False)
     serious = findings[findings["severity"] != "information"]
@@ -130,6 +159,7 @@ def check(source: Path, out: Path | None) -> None:
 @_out_folder
 @click.option("--method", default=METHODS[0], type=click.Choice(METHODS), show_default=True)
 @click.option("--per-setting", is_flag=True, help="Fit every setting on its own, without the network.")
+@_controls
 @_split
 @_seed
 @click.option("--max-steps", type=click.IntRange(1), help="Of every stage; default 40, and 1500 for adam.")
@@ -139,6 +169,7 @@ def fit(
     out: Path,
     method: str,
     per_setting: bool,
+    controls: tuple[la.Control, ...] | None,
     split: str,
     seed: int,
     max_steps: int | None,
@@ -153,12 +184,14 @@ def fit(
         raise ValueError("stft-weight: expected --method adam, got gauss-newton: a spectral loss is no sum of squares")
     else:
         settings = {"gauss_newton": GaussNewtonSettings(**given)}  # type: ignore[arg-type]
+    unit = controls or LA2A_CONTROLS
     with workflow.new_folder(out):
-        frame = split_by(_checked(source), split)
-        result = _fitted(frame, out, method=method, per_setting=per_setting, seed=seed, **settings)
+        frame = split_by(_checked(source, unit), split, unit)
+        result = _fitted(frame, out, method=method, per_setting=per_setting, controls=unit, seed=seed, **settings)
         _say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
         if (frame["split"] == "test").any() and not result.interrupted:
-            _scored(result, frame, out, workflow.LINEAR_ROWS, protocol=split, budget_s=0.0, seed=seed)
+            names = workflow.suitable(workflow.LINEAR_ROWS, unit)
+            _scored(result, frame, out, names, protocol=split, budget_s=0.0, seed=seed)
 
 
 def _fitted(frame: pd.DataFrame, out: Path, **how: Any) -> la.FitResult:
@@ -173,7 +206,7 @@ def _scored(result: la.FitResult, frame: pd.DataFrame, out: Path, names: Any, **
     """Score grey box and baselines on the test rows, write and print the table; all models by name."""
     scored, models = workflow.score_test_rows(result, frame, names, **how)
     workflow.write_scores(scored, out)
-    workflow.write_gain_reduction(models, frame, out)
+    workflow.write_gain_reduction(models, frame, out, result.model.controls)
     _print_summary(scored)
     return models
 
@@ -182,15 +215,19 @@ def _scored(result: la.FitResult, frame: pd.DataFrame, out: Path, names: Any, **
 @click.argument("model", type=click.Path(path_type=Path))
 @_source
 @_out_folder
+@_controls
 @_split
 @click.option("--rows", default="test", show_default=True, help="Which rows of the split column are scored.")
-def evaluate(model: Path, source: Path, out: Path, split: str, rows: str) -> None:
+def evaluate(
+    model: Path, source: Path, out: Path, controls: tuple[la.Control, ...] | None, split: str, rows: str
+) -> None:
     """Score a model file (or the word 'published') on recordings."""
     loaded = la.load(model)
+    unit = controls or loaded.controls
     with workflow.new_folder(out):
-        frame = split_by(_checked(source), split)
+        frame = split_by(_checked(source, unit), split, unit)
         _announce_compiling()
-        scored = la.evaluate({model.stem: loaded}, frame, split=rows, protocol=split, progress=True)
+        scored = la.evaluate({model.stem: loaded}, frame, controls=unit, split=rows, protocol=split, progress=True)
         workflow.write_scores(scored, out)
         _print_summary(scored)
 
@@ -198,24 +235,37 @@ def evaluate(model: Path, source: Path, out: Path, split: str, rows: str) -> Non
 @command.command()
 @_source
 @_out_folder
-@click.option("--models", help="Comma-separated; default: all that are installed.")
+@click.option("--models", help="Comma-separated; default: all that are installed and know the unit.")
+@_controls
 @_split
 @_seed
 @click.option("--budget", default=600.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a black box.")
-def compare(source: Path, out: Path, models: str | None, split: str, seed: int, budget: float) -> None:
+def compare(
+    source: Path,
+    out: Path,
+    models: str | None,
+    controls: tuple[la.Control, ...] | None,
+    split: str,
+    seed: int,
+    budget: float,
+) -> None:
     """Fit the grey box and its rivals on the same rows and score them all."""
-    names = [name.strip() for name in models.split(",")] if models else workflow.baseline_names()
+    unit = controls or LA2A_CONTROLS
+    all_names = workflow.suitable(workflow.baseline_names(), unit)
+    names = [name.strip() for name in models.split(",")] if models else all_names
     workflow.refuse_unknown(names)
     with workflow.new_folder(out):
-        _compare(_checked(source), out, names, split, seed, budget)
+        _compare(_checked(source, unit), out, names, unit, split, seed, budget)
 
 
-def _compare(frame: pd.DataFrame, out: Path, names: Any, split: str, seed: int, budget: float) -> None:
-    frame = split_by(frame, split)
+def _compare(
+    frame: pd.DataFrame, out: Path, names: Any, unit: Sequence[la.Control], split: str, seed: int, budget: float
+) -> None:
+    frame = split_by(frame, split, unit)
     if not (frame["split"] == "test").any():
         splits = ", ".join(sorted(set(frame["split"])))
         raise ValueError(f"frame: expected rows whose split is 'test', got {splits}; or use --split later-in-time")
-    result = _fitted(frame, out, seed=seed)
+    result = _fitted(frame, out, controls=unit, seed=seed)
     models = _scored(result, frame, out, names, protocol=split, budget_s=budget, seed=seed, progress=True)
     slow = [name for name, model in models.items() if getattr(model, "info", {}).get("converged") is False]
     if slow:
@@ -231,21 +281,23 @@ def demo(out: Path, seed: int, budget: float) -> None:
     with workflow.new_folder(out):
         _announce_compiling()
         root = la.render_demo(out / "recordings", seed=seed, progress=_bar("render", "recording"))
-        frame = _checked(root)
-        _compare(frame, out, workflow.DEMO_ROWS, "shipped", seed, budget)
+        frame = _checked(root, LA2A_CONTROLS)
+        _compare(frame, out, workflow.DEMO_ROWS, LA2A_CONTROLS, "shipped", seed, budget)
         click.echo(f"all numbers are from a simulated device; curves, scores and pictures are in {out}")
 
 
 @command.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @_out_folder
-def curves(model: Path, out: Path) -> None:
+@_positions
+def curves(model: Path, out: Path, positions: dict[str, float]) -> None:
     """Write the learned curves of MODEL (or 'published') as table and pictures."""
     loaded = la.load(model)
+    table = loaded.curves(**positions)
     with workflow.new_folder(out):
+        workflow.write_pictures(loaded, out, **positions)
         with replacing(out / "curves.csv") as temporary:
-            loaded.curves().to_csv(temporary, index=False)
-        workflow.write_pictures(loaded, out)
+            table.to_csv(temporary, index=False)
         _say(f"{out}: curves.csv, curves.svg, static_curves.svg, step_response.svg")
 
 
@@ -267,11 +319,20 @@ def _blocks(reader: Any, path: Path) -> Iterator[Any]:
 @command.command()
 @click.argument("source", metavar="IN.wav", type=click.Path(path_type=Path))
 @click.argument("destination", metavar="OUT.wav", type=click.Path(path_type=Path))
-@click.option("--peak-reduction", required=True, type=click.FloatRange(0, 100), help="Knob, 0 to 100.")
-@click.option("--limit", is_flag=True, help="Limit instead of compress.")
+@click.option("--peak-reduction", type=click.FloatRange(0, 100), help="Knob of an LA-2A, 0 to 100.")
+@click.option("--limit", is_flag=True, help="Limit instead of compress: switch of an LA-2A.")
+@_positions
 @click.option("--model", default="published", show_default=True, help="Model file, or 'published'.")
 @click.option("--dual-mono", is_flag=True, help="Each channel by itself instead of one gain for all.")
-def process(source: Path, destination: Path, peak_reduction: float, limit: bool, model: str, dual_mono: bool) -> None:
+def process(
+    source: Path,
+    destination: Path,
+    peak_reduction: float | None,
+    limit: bool,
+    positions: dict[str, float],
+    model: str,
+    dual_mono: bool,
+) -> None:
     """Compress IN.wav into OUT.wav, block by block; any rate, any number of channels."""
     loaded = la.load(model)
     info = audio_info(source)
@@ -281,13 +342,14 @@ def process(source: Path, destination: Path, peak_reduction: float, limit: bool,
         raise ValueError(f"{destination}: expected an ending such as .wav or .flac, got {destination.suffix!r}")
     if destination.suffix.lower() == ".ogg" and info.sample_rate > _VORBIS_HZ:
         raise ValueError(f"{destination}: expected at most {_VORBIS_HZ} Hz, got {info.sample_rate}; write a .wav")
-    stream = loaded.stream(
-        info.sample_rate,
-        compress_or_limit=int(limit),
-        peak_reduction=peak_reduction,
-        channels=info.channels,
-        linked=not dual_mono,
-    )
+    if loaded.controls == LA2A_CONTROLS:
+        if peak_reduction is None:
+            raise click.UsageError("Missing option '--peak-reduction'.")
+        positions = {"compress_or_limit": int(limit), "peak_reduction": peak_reduction, **positions}
+    elif peak_reduction is not None or limit:
+        names = " ".join(f"--set {control.name}=…" for control in loaded.controls)
+        raise ValueError(f"{model}: expected {names}, got an LA-2A's option; the model is of another unit")
+    stream = loaded.stream(info.sample_rate, channels=info.channels, linked=not dual_mono, **positions)
     _announce_compiling()
     peak, done = 0.0, 0
     with replacing(destination) as temporary, _named(source), soundfile.SoundFile(source) as reader:

@@ -10,11 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.data.audio import read_audio
 from ddsp_la2a.data.check import apply_findings, check
+from ddsp_la2a.data.frame import positions_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import figures
 from ddsp_la2a.evaluation.evaluate import Model, evaluate
+from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.fit import FitResult
 from ddsp_la2a.model.grey_box import GreyBox
@@ -24,6 +27,8 @@ GREY_BOX = "grey-box"
 
 LINEAR_ROWS = ("identity", "identity-filter", "published-gain", "published-filter")
 """What every table on real recordings holds beside the models themselves; these cost next to nothing."""
+
+_LA2A_ROWS = ("published-gain", "published-filter")
 
 DEMO_ROWS = (*LINEAR_ROWS, "numpy-single", "lstm-32")
 
@@ -52,16 +57,25 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def clean_frame(source: pd.DataFrame | str | Path, progress: Callable[[int, int], object] | None = None) -> Any:
+def clean_frame(
+    source: pd.DataFrame | str | Path,
+    progress: Callable[[int, int], object] | None = None,
+    controls: Sequence[Control] = LA2A_CONTROLS,
+) -> Any:
     """Frame without the pairs that ``check`` finds an error in, and the findings."""
-    frame = read_frame(source)
-    findings = check(frame, progress=progress)
-    return apply_findings(frame, findings), findings
+    frame = read_frame(source, controls)
+    findings = check(frame, controls=controls, progress=progress)
+    return apply_findings(frame, findings, controls), findings
 
 
 def baseline_names() -> list[str]:
     """Names of all models that installed packages offer in the entry-point group ``ddsp_la2a.models``."""
     return sorted(entry_points(group=ENTRY_POINT_GROUP).names)
+
+
+def suitable(names: Sequence[str], controls: Sequence[Control]) -> list[str]:
+    """Those of the names that can be built for a unit with these controls: others than the LA-2A weren't published."""
+    return [name for name in names if tuple(controls) == LA2A_CONTROLS or name not in _LA2A_ROWS]
 
 
 def refuse_unknown(names: Sequence[str]) -> None:
@@ -77,31 +91,41 @@ def refuse_unknown(names: Sequence[str]) -> None:
 
 
 def build_baselines(
-    frame: pd.DataFrame, names: Sequence[str], *, budget_s: float, seed: int = 0, progress: bool = False
+    frame: pd.DataFrame,
+    names: Sequence[str],
+    *,
+    controls: Sequence[Control] = LA2A_CONTROLS,
+    budget_s: float,
+    seed: int = 0,
+    progress: bool = False,
 ) -> dict[str, Model]:
     """Fit the named baselines on the ``train`` rows of a frame.
 
     Args:
         frame: with ``train`` and ``test`` rows.
         names: of the entry-point group ``ddsp_la2a.models``.
+        controls: of the unit.
         budget_s: wall-clock seconds that each trained black box may take.
         seed: of whatever is random.
         progress: show bars.
 
     Raises:
-        ValueError: a name that no installed package offers.
+        ValueError: a name that no installed package offers, or a model that doesn't know these controls.
     """
     refuse_unknown(names)
+    how = {"controls": controls, "budget_s": budget_s, "seed": seed, "progress": progress}
     known = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    return {name: known[name].load()(frame, budget_s=budget_s, seed=seed, progress=progress) for name in names}
+    return {name: known[name].load()(frame, **how) for name in names}
 
 
 def score_test_rows(
     result: FitResult, frame: pd.DataFrame, names: Sequence[str], *, protocol: str, **building: Any
 ) -> tuple[pd.DataFrame, dict[str, Model]]:
     """Grey box and baselines on the ``test`` rows: scores, and all models by name."""
-    models = {GREY_BOX: result.model, **build_baselines(frame, names, **building)}
-    return evaluate(models, frame, protocol=protocol, progress=building.get("progress", False)), models
+    controls = result.model.controls
+    models = {GREY_BOX: result.model, **build_baselines(frame, names, controls=controls, **building)}
+    progress = building.get("progress", False)
+    return evaluate(models, frame, controls=controls, protocol=protocol, progress=progress), models
 
 
 def write_scores(scored: pd.DataFrame, folder: Path) -> None:
@@ -110,24 +134,32 @@ def write_scores(scored: pd.DataFrame, folder: Path) -> None:
         scored.to_csv(temporary, index=False)
 
 
-def write_pictures(model: GreyBox, folder: Path) -> None:
-    """``curves.svg``, ``static_curves.svg`` and ``step_response.svg``."""
+def write_pictures(model: GreyBox, folder: Path, **positions: Any) -> None:
+    """``curves.svg`` (see :meth:`GreyBox.curves` for positions), ``static_curves.svg`` and ``step_response.svg``.
+
+    A unit without knobs has no curves.
+    """
     seen, source = model.info.get("settings_seen", ()), model.info.get("source", "")
     title = source if isinstance(source, str) else "fitted to recordings: " + ", ".join(source)
-    figures.save(figures.learned_curves(model.curves(), seen, title=title), folder / "curves.svg")
+    if any(control.kind == "continuous" for control in model.controls):
+        curves = figures.learned_curves(model.curves(**positions), seen, title=title, controls=model.controls)
+        figures.save(curves, folder / "curves.svg")
     figures.save(figures.static_curves(model, title=title), folder / "static_curves.svg")
     figures.save(figures.step_response(model, title=title), folder / "step_response.svg")
 
 
-def write_gain_reduction(models: dict[str, Model], frame: pd.DataFrame, folder: Path) -> None:
+def write_gain_reduction(
+    models: dict[str, Model], frame: pd.DataFrame, folder: Path, controls: Sequence[Control] = LA2A_CONTROLS
+) -> None:
     """``gain_reduction.svg``: target and up to three models on the first test row."""
-    row = frame[frame["split"] == "test"].iloc[0]
+    row = frame[frame["split"] == "test"].iloc[0].to_dict()
     stop = int(row["stop_frame"]) if "stop_frame" in row else None
     raw, rate = read_audio(row["raw_audio_path"], 0, stop)
     target, _ = read_audio(row["processed_audio_path"], 0, stop)
-    switch, knob = int(row["compress_or_limit"]), int(row["peak_reduction"])
+    at = positions_of(row, controls)
     shown = [name for name in (GREY_BOX, "lstm-32", "published-gain") if name in models]
-    tracks = {name: models[name].process(raw, rate, compress_or_limit=switch, peak_reduction=knob) for name in shown}
-    title = f"track {row['track_id']}, {'limit' if switch else 'compress'}, peak reduction {knob} ({row['source']})"
+    tracks = {name: models[name].process(raw, rate, **at) for name in shown}
+    setting = ", ".join(in_words(name, position) for name, position in at.items())
+    title = f"track {row['track_id']}, {setting} ({row['source']})"
     figure = figures.gain_reduction(raw, {"target": target, **tracks}, rate, title)
     figures.save(figure, folder / "gain_reduction.svg")

@@ -3,9 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from keyword import iskeyword
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_TAKEN = {
+    "track_id",
+    "split",
+    "take",
+    "device",
+    "source",
+    "raw_audio_path",
+    "processed_audio_path",
+    "start_frame",
+    "stop_frame",
+    "raw",
+    "processed",
+    "mask",
+    "recording",
+    "audio",
+    "sample_rate",
+    "channels",
+    "linked",
+    "self",
+    "model",
+    "protocol",
+    "setting_seen",
+    "parameters",
+    "train_seconds",
+    "converged",
+    "seed",
+    "swept",
+    "extrapolated",
+}
+"""What columns and arguments beside the controls are called."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +48,7 @@ class Control:
     """A knob or a switch of a unit.
 
     Args:
-        name: column of a frame, keyword of ``process``; a Python identifier.
+        name: column of a frame, keyword of ``process``; a Python identifier without a leading underscore.
         low, high: range of its positions, in whatever the unit's panel says.
         kind: ``continuous`` for a knob; ``switch`` for whole positions from ``low`` to ``high``, which are not on the
             way to one another.
@@ -28,8 +63,15 @@ class Control:
     kind: Literal["continuous", "switch"] = "continuous"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise ValueError(f"control: expected a name that is a Python identifier, got {self.name!r}")
+        usable = isinstance(self.name, str) and self.name.isidentifier() and not iskeyword(self.name)
+        if not usable or self.name.startswith("_"):
+            raise ValueError(
+                f"control: expected a name that is a Python identifier without a leading underscore, got {self.name!r}"
+            )
+        if self.name in _TAKEN:
+            raise ValueError(
+                f"control: expected a name of its own, got {self.name}, which means something else already"
+            )
         if self.kind not in ("continuous", "switch"):
             raise ValueError(f"control {self.name}: expected kind continuous or switch, got {self.kind!r}")
         if not -math.inf < self.low < self.high < math.inf:
@@ -40,6 +82,14 @@ class Control:
     def holds(self, position: float) -> bool:
         """Whether the unit has this position."""
         return self.low <= position <= self.high and (self.kind == "continuous" or float(position).is_integer())
+
+    @property
+    def positions(self) -> str:
+        """What positions there are, in words."""
+        if self.kind == "continuous":
+            return f"{self.low:g} to {self.high:g}"
+        two = self.high - self.low == 1
+        return f"{self.low:g} or {self.high:g}" if two else f"a whole number from {self.low:g} to {self.high:g}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a model file."""
@@ -89,3 +139,31 @@ def unique(controls: Iterable[Control]) -> tuple[Control, ...]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"controls: expected at least one, each name once, got {', '.join(names) or 'none'}")
     return found
+
+
+def whole_or_not(positions: NDArray[np.float64]) -> NDArray[Any]:
+    """Positions as int64 where all are whole, as those of an LA-2A in the names of its recordings are."""
+    return positions.astype(np.int64) if bool((positions == np.floor(positions)).all()) else positions
+
+
+def distances(controls: Sequence[Control], settings: ArrayLike, position: ArrayLike) -> NDArray[np.float64]:
+    """How far settings lie from a position.
+
+    Euclidean over the knobs, each as a share of its range; another position of a switch is farther than any knob.
+
+    Args:
+        controls: of the unit.
+        settings, position: in the order of the controls.
+
+    Shape:
+        settings ``(settings, controls)``, position ``(controls,)``.
+
+    Returns:
+        ``(settings,)``.
+    """
+    ranges = np.array([control.high - control.low for control in controls])
+    is_switch = np.array([control.kind == "switch" for control in controls], dtype=bool)
+    apart = np.abs(np.asarray(settings, dtype=np.float64) - np.asarray(position, dtype=np.float64)) / ranges
+    knobs = np.sqrt(np.square(apart[:, ~is_switch]).sum(axis=1))
+    farthest = 1.0 + np.sqrt(np.count_nonzero(~is_switch))
+    return np.asarray(knobs + farthest * np.count_nonzero(apart[:, is_switch], axis=1))

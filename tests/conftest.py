@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,42 @@ TRUTH: dict[tuple[int, int], dict[str, float]] = {
     (1, 80): {"threshold_db": -34.0, "ratio": 7.0, "knee_db": 4.0, "attack_ms": 3.0, "release_ms": 300.0},
 }
 MAKEUP_DB = 2.0
+
+
+STRIP = (la.Control("speed", 1.0, 3.0, "switch"), la.Control("drive", 0.0, 10.0), la.Control("ratio"))
+"""Controls of another unit: a switch of three positions and two knobs, one called like a parameter."""
+
+
+class KnownStrip:
+    """A unit whose threshold hangs on one knob, its ratio on another and its release on a switch."""
+
+    controls = STRIP
+
+    def parameters(self, speed: int, drive: float, ratio: float) -> dict[str, float]:
+        return {
+            "threshold_db": -15.0 - 2.0 * drive,
+            "ratio": 2.0 * 4.0**ratio,
+            "knee_db": 6.0,
+            "attack_ms": 5.0,
+            "release_ms": (80.0, 320.0, 160.0)[speed - 1],
+            "makeup_db": 3.0,
+        }
+
+    def process(self, audio: np.ndarray, sample_rate: float, **positions: float) -> np.ndarray:
+        params = la.CompressorParams(**self.parameters(**positions))
+        return la.compressor(torch.from_numpy(audio)[None], params, sample_rate)[0].numpy()
+
+    def record(self, folder: Path, settings: Sequence[tuple[int, float, float]], seconds: float = 3.0) -> pd.DataFrame:
+        """A frame of one's own: no more columns than are needed, and ``start_frame`` nowhere."""
+        rows = []
+        for number, setting in enumerate(settings):
+            raw = programme_of(500 + number, seconds)
+            positions = dict(zip((control.name for control in STRIP), setting, strict=True))
+            paths = folder / f"dry {number}.wav", folder / f"wet {number}.wav"
+            soundfile.write(paths[0], raw, RATE, "FLOAT")
+            soundfile.write(paths[1], self.process(raw, RATE, **positions), RATE, "FLOAT")
+            rows.append({"raw_audio_path": paths[0], "processed_audio_path": paths[1], "device": "strip", **positions})
+        return pd.DataFrame(rows)
 
 
 class KnownUnit:
@@ -81,6 +118,19 @@ def makeup_db() -> float:
 @pytest.fixture(scope="session")
 def known_unit() -> KnownUnit:
     return KnownUnit()
+
+
+@pytest.fixture(scope="session")
+def strip() -> KnownStrip:
+    return KnownStrip()
+
+
+@pytest.fixture(scope="session")
+def strip_frame(strip: KnownStrip, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """A grid of settings of the strip but for the middle of each switch position. Read only."""
+    grid = itertools.product((1, 2, 3), (1.0, 5.0, 9.0), (0.1, 0.5, 0.9))
+    settings = [setting for setting in grid if setting[1:] != (5.0, 0.5)]
+    return strip.record(tmp_path_factory.mktemp("strip"), settings)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import ddsp_la2a as la
 
 NAMES = [
     "CompressorParams",
+    "Control",
     "ControlNet",
     "FitResult",
     "GreyBox",

@@ -19,7 +19,8 @@ from baselines.numpy_compressor import NumpyCompressor
 from baselines.output_filter import Filtered
 from baselines.published import Published
 from baselines.registry import FILTER_TAPS, nearest_setting, numpy_single
-from ddsp_la2a.compare import DEMO_ROWS, ENTRY_POINT_GROUP, LINEAR_ROWS, baseline_names, build_baselines
+from ddsp_la2a.compare import DEMO_ROWS, ENTRY_POINT_GROUP, LINEAR_ROWS, baseline_names, build_baselines, suitable
+from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.fitting.gradient import validation_error
 
@@ -386,3 +387,50 @@ def test_baselines_see_only_training_and_validation_rows(frame):
 def test_unknown_name(frame):
     with pytest.raises(ValueError, match=r"models: expected some of identity, .*, got magic, more magic"):
         build_baselines(frame, ["identity", "magic", "more magic"], budget_s=1.0)
+
+
+# Other units
+
+
+def test_all_but_the_published_are_built_for_another_unit(strip, tmp_path):
+    frame = strip.record(tmp_path, [(1, 2.0, 0.2), (3, 8.0, 0.9), (3, 2.0, 0.2)], 4.0).assign(
+        split=["train", "train", "test"]
+    )
+    names = suitable(NAMES, strip.controls)
+    assert sorted(set(NAMES) - set(names)) == ["published-filter", "published-gain"]
+    assert suitable(NAMES, LA2A_CONTROLS) == NAMES
+    frame = la.read_frame(frame, strip.controls)
+    models = build_baselines(frame, names, controls=strip.controls, budget_s=0.5)
+    scored = la.evaluate(models, frame, controls=strip.controls).set_index("model")
+    assert np.isfinite(scored["esr_dc_filtered"]).all()
+    assert scored.loc["lstm-32", "parameters"] == 4769 + 4 * 32 * (5 - 2)  # three inputs for the switch
+    assert models["identity-filter"].info["settings_seen"] == [(1, 2.0, 0.2), (3, 8.0, 0.9)]
+    assert models["nearest-setting"].info["settings_seen"] == [(1, 2.0, 0.2), (3, 8.0, 0.9)]
+
+
+def test_the_nearest_filter_is_of_the_same_switch_position(strip, tmp_path, programme):
+    """By the rule that a table of parameters follows, ddsp_la2a.controls.distances."""
+    frame = strip.record(tmp_path, [(1, 2.0, 0.2), (3, 8.0, 0.9), (3, 5.0, 0.0)], 2.0)
+    model = Filtered(Identity(), frame, 1, strip.controls)
+    audio = programme(3, 0.25)
+    nearest = {(3, 2.0, 0.2): (3, 5.0, 0.0), (3, 10.0, 0.5): (3, 8.0, 0.9), (1, 9.0, 0.9): (1, 2.0, 0.2)}
+    for at, setting in nearest.items():
+        output = model.process(audio, RATE, **dict(zip(("speed", "drive", "ratio"), at, strict=True)))
+        np.testing.assert_allclose(output, model.filters[setting][0] * audio, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["published-gain", "published-filter"])
+def test_the_published_parameters_are_the_la2a_s(strip, strip_frame, name):
+    message = r"^published: expected the LA-2A's controls, got speed=switch:1:3, drive=0:10, ratio=0:1; leave"
+    with pytest.raises(ValueError, match=message):
+        build_baselines(strip_frame, [name], controls=strip.controls, budget_s=1.0)
+
+
+def test_lstm_hears_every_control(strip, programme):
+    module, audio = ConditionedLSTM(RATE, controls=strip.controls), programme(2, 0.1)
+    settings = [(1, 5.0, 0.5), (2, 5.0, 0.5), (3, 5.0, 0.5), (1, 6.0, 0.5), (1, 5.0, 0.6)]
+    outputs = [
+        module.process(audio, RATE, **dict(zip(("speed", "drive", "ratio"), setting, strict=True)))
+        for setting in settings
+    ]
+    assert len({output.tobytes() for output in outputs}) == len(settings)

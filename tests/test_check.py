@@ -14,7 +14,7 @@ import soundfile
 
 import ddsp_la2a.data.judgements as judgements
 from ddsp_la2a.data.alignment import alignment, expansion
-from ddsp_la2a.data.check import FINDING_COLUMNS, apply_findings, check
+from ddsp_la2a.data.check import apply_findings, check
 from ddsp_la2a.data.index import index
 from ddsp_la2a.data.segments import SegmentDataset
 
@@ -162,7 +162,10 @@ def test_every_fault_is_found_and_nothing_else(findings):
 
 
 def test_findings_are_a_table(findings):
-    assert list(findings.columns) == list(FINDING_COLUMNS)
+    assert list(findings.columns) == [
+        *("track_id", "split", "take", "compress_or_limit", "peak_reduction"),
+        *("finding", "severity", "value", "advice", "path"),
+    ]
     assert set(findings["severity"]) == {"error", "warning", "information"}
     pairs = findings[findings["finding"] != "missing_partner"]
     assert not pairs.isna().any().any()
@@ -432,3 +435,14 @@ def test_recordings_of_another_compressor():
     assert errors_by_id(found) == {number: {"lag_differs"} for number in np.flatnonzero(is_late)}
     for row in range(len(frame)):
         assert "error" not in set(check(frame.iloc[[row]])["severity"])
+
+
+def test_recordings_of_another_unit(strip, tmp_path):
+    frame = strip.record(tmp_path, [(1, 2.0, 0.2), (2, 5.0, 0.5), (3, 8.0, 0.9)])
+    audio, rate = soundfile.read(frame["processed_audio_path"].iloc[1], dtype="float32")
+    soundfile.write(frame["processed_audio_path"].iloc[1], -audio, rate, "FLOAT")
+    found = check(frame, controls=strip.controls)
+    assert list(found.columns)[:7] == ["track_id", "split", "take", "speed", "drive", "ratio", "finding"]
+    (wrong,) = found[found["severity"] == "error"].to_dict("records")
+    assert (wrong["finding"], wrong["speed"], wrong["drive"], wrong["ratio"]) == ("polarity_inverted", 2, 5.0, 0.5)
+    assert apply_findings(frame, found, strip.controls)["track_id"].tolist() == [0, 2]

@@ -22,7 +22,8 @@ import soundfile
 import ddsp_la2a as la
 from baselines.numpy_compressor import compressor
 from ddsp_la2a import cli, compare
-from ddsp_la2a.evaluation.evaluate import COLUMNS
+from ddsp_la2a.controls import parse_controls
+from ddsp_la2a.evaluation.evaluate import columns
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -211,7 +212,7 @@ MISTAKES = [
     refused("check missing", "missing: expected a data set folder or a CSV file, but there is nothing"),
     refused("check empty", "empty: expected pairs of"),
     refused("check columns.csv", "columns.csv: expected the columns track_id, .*; add take"),
-    refused("check values.csv", "values.csv, line 2, column peak_reduction: expected a whole number from 0 to 100"),
+    refused("check values.csv", "values.csv, line 2, column peak_reduction: expected 0 to 100"),
     refused("check in.wav", "in.wav: expected a CSV file"),
     refused("check good --out missing/f.csv", "expected a file name in an existing folder"),
     refused("fit good", "Missing option '--out'"),
@@ -519,7 +520,7 @@ def test_fit_scores_what_the_split_leaves(run, recordings):
     assert files_of(Path("run")) == FIT_FILES | SCORE_FILES
     assert "run/model.safetensors: not converged" in ran.err
     scored = pd.read_csv("run/scores.csv")
-    assert list(scored.columns) == list(COLUMNS)
+    assert list(scored.columns) == list(columns())
     assert set(scored["model"]) == {compare.GREY_BOX, *compare.LINEAR_ROWS}
     assert set(scored["protocol"]) == {"shipped"}
     assert set(scored["track_id"]) == {121, 122}
@@ -582,7 +583,7 @@ def test_evaluate(run, recordings, tmp_path):
     assert ran.status == 0, ran.err
     assert files_of(Path("out")) == {"scores.csv"}
     scored = pd.read_csv("out/scores.csv")
-    assert list(scored.columns) == list(COLUMNS)
+    assert list(scored.columns) == list(columns())
     assert scored[["model", "track_id", "split"]].to_numpy().tolist() == [["mine", 111, "val"]]
     assert "mine" in ran.out
 
@@ -606,6 +607,98 @@ def test_compare_writes_one_table_of_all(run, recordings, few_steps):
     picture = Path("out/gain_reduction.svg").read_text(encoding="utf-8")
     for words in ("target", "grey-box", "lstm-32", "(hardware)"):
         assert words in picture
+
+
+# --- other units ----------------------------------------------------------------------------------------------------
+
+STRIP = "speed=switch:1:3,drive=0:10,ratio=0:1"
+
+
+@pytest.fixture
+def strip_csv(strip, tmp_path):
+    path = tmp_path / "strip.csv"
+    frame = strip.record(tmp_path, [(1, 2.0, 0.2), (3, 8.0, 0.9), (3, 4.0, 0.5)], 4.0)
+    frame.assign(split=["train", "train", "test"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def strip_model(strip, tmp_path):
+    path = tmp_path / "strip.safetensors"
+    la.GreyBox(la.ControlNet(seed=1, controls=strip.controls)).save(path)
+    return path
+
+
+def test_fit_and_evaluate_another_unit(run, strip_csv, few_steps):
+    ran = run("fit", strip_csv, "--out", "run", "--controls", STRIP)
+    assert ran.status == 0, ran.err
+    assert files_of(Path("run")) == FIT_FILES | SCORE_FILES
+    scored = pd.read_csv("run/scores.csv")
+    assert list(scored.columns) == list(columns(parse_controls(STRIP)))
+    assert set(scored["model"]) == {"grey-box", "identity", "identity-filter"}
+    assert "speed 3, drive 4, ratio 0.5" in Path("run/gain_reduction.svg").read_text(encoding="utf-8")
+    assert la.load("run/model.safetensors").controls == parse_controls(STRIP)
+    for options in ([], ["--controls", STRIP]):
+        again = run("evaluate", "run/model.safetensors", strip_csv, "--out", f"again{len(options)}", *options)
+        assert again.status == 0, again.err
+        scores = pd.read_csv(f"again{len(options)}/scores.csv")["esr"]
+        assert scores.tolist() == pytest.approx(scored.loc[scored["model"] == "grey-box", "esr"].tolist())
+
+
+def test_compare_leaves_out_what_knows_the_la2a_only(run, strip_csv, few_steps):
+    ran = run("compare", strip_csv, "--out", "out", "--controls", STRIP, "--budget", 1)
+    assert ran.status == 0, ran.err
+    assert set(pd.read_csv("out/scores.csv")["model"]) == {
+        *("grey-box", "identity", "identity-filter", "lstm-32", "nearest-setting", "numpy-single")
+    }
+
+
+def test_check_another_unit(run, strip_csv):
+    ran = run("check", strip_csv, "--controls", STRIP)
+    assert ran.out.splitlines()[-1] == "0 error, 0 warning, 3 information"
+
+
+def test_process_and_curves_of_another_unit(run, wav, strip_model):
+    at = ["--set", "speed=2", "--set", "drive=3.5", "--set", "ratio=0.5"]
+    assert run("process", wav, "out.wav", "--model", strip_model, *at).status == 0
+    samples, _ = soundfile.read(wav, dtype="float32")
+    expected = la.load(strip_model).process(samples, 44100, speed=2, drive=3.5, ratio=0.5)
+    np.testing.assert_allclose(soundfile.read("out.wav")[0], expected, atol=PCM_16)
+    assert run("curves", strip_model, "--out", "all").status == 0
+    assert set(pd.read_csv("all/curves.csv")["swept"]) == {"drive", "ratio"}
+    assert run("curves", strip_model, "--out", "one", "--set", "drive=2").status == 0
+    assert set(pd.read_csv("one/curves.csv")["drive"]) == {2}
+    assert files_of(Path("one")) == CURVE_FILES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "process {wav} o.wav --model {model}",
+            "controls: expected a position for each of speed, drive, ratio, got none",
+        ),
+        ("process {wav} o.wav --model {model} --set drive=1", "got drive"),
+        ("process {wav} o.wav --model {model} --set drive", "set: expected NAME=VALUE, got 'drive'"),
+        ("process {wav} o.wav --model {model} --limit", "expected --set speed=… .*, got an LA-2A's option"),
+        ("process {wav} o.wav --model {model} --peak-reduction 5", "expected --set speed=… .*, got an LA-2A's option"),
+        ("process {wav} o.wav --peak-reduction 5 --set gain=1", "expected .* compress_or_limit, peak_reduction, got"),
+        ("curves {model} --out o --set gain=1", "curves: expected positions of speed, drive, ratio, got gain"),
+        ("curves {model} --out o --set drive=1 --set ratio=0", "expected one knob that moves"),
+        ("fit {csv} --out o", "expected the columns track_id, .* add track_id, take, compress_or_limit"),
+        ("fit {csv} --out o --controls drive", "controls: expected name=low:high or name=switch:low:high, got 'drive'"),
+        ("fit {csv} --out o --controls drive=0:1", "column drive: expected 0 to 1, got '2.0'"),
+        (
+            "compare {csv} --out o --models published-gain --controls " + STRIP,
+            "published: expected the LA-2A's controls",
+        ),
+    ],
+)
+def test_mistakes_with_controls(run, wav, strip_model, strip_csv, few_steps, arguments, message):
+    ran = run(*(word.format(wav=wav, model=strip_model, csv=strip_csv) for word in arguments.split()))
+    assert re.search(message, ran.error), ran.error
+    if not arguments.startswith("compare"):  # what was fitted before is kept
+        assert files_of(Path.cwd()) == set()
 
 
 # --- from a wheel ---------------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from ddsp_la2a.controls import LA2A_CONTROLS, Control, parse_controls, unique
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, distances, parse_controls, unique, whole_or_not
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,37 @@ def test_a_name_twice_none_or_something_else_is_refused() -> None:
         unique(())
     with pytest.raises(ValueError, match=r"expected ddsp_la2a\.Control, got 'ratio'"):
         unique(["ratio"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("name", ["_gain", "class", "device", "split", "sample_rate", "channels", "mask", "model"])
+def test_a_name_that_means_something_else_already_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^control: expected a name"):
+        Control(name)
+
+
+@pytest.mark.parametrize(
+    ("control", "words"),
+    [
+        (LA2A_CONTROLS[0], "0 or 1"),
+        (LA2A_CONTROLS[1], "0 to 100"),
+        (Control("mode", 1.0, 3.0, "switch"), "a whole number from 1 to 3"),
+        (Control("threshold", -60.0, 0.5), "-60 to 0.5"),
+    ],
+)
+def test_positions_in_words(control: Control, words: str) -> None:
+    assert control.positions == words
+
+
+def test_distances_are_shares_of_ranges_and_a_switch_is_farther_than_any_knob() -> None:
+    controls = (Control("mode", 1.0, 3.0, "switch"), Control("a", 0.0, 10.0), Control("b", -1.0, 1.0))
+    settings = [(1, 5.0, 0.0), (1, 8.0, 0.8), (1, 0.0, -1.0), (2, 5.0, 0.0), (3, 5.0, 0.0)]
+    found = distances(controls, settings, (1, 5.0, 0.0))
+    assert found == pytest.approx([0.0, 0.5, math.hypot(0.5, 0.5), found[3], found[3]])
+    assert found[3] > distances(controls, [(1, 10.0, 1.0)], (1, 0.0, -1.0))[0] == pytest.approx(math.sqrt(2.0))
+    only_switches = distances(controls[:1], [(1,), (3,)], (3,))
+    assert only_switches.tolist() == [1.0, 0.0]
+
+
+def test_positions_that_are_all_whole_are_integers() -> None:
+    assert whole_or_not(np.array([0.0, 50.0])).dtype == np.int64
+    assert whole_or_not(np.array([0.0, 50.5])).tolist() == [0.0, 50.5]

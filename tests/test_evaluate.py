@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 
 import ddsp_la2a as la
-from ddsp_la2a.evaluation.evaluate import COLUMNS, LEAD_IN_S, SKIP_S, summary
+from baselines.identity import Identity
+from baselines.registry import identity_filter
+from ddsp_la2a.evaluation.evaluate import LEAD_IN_S, SKIP_S, columns, summary
 from ddsp_la2a.evaluation.metrics import SCORE_COLUMNS, esr_dc_filtered
 
 RATE = 8000
@@ -48,8 +52,8 @@ def test_columns_are_those_of_the_protocol(frame, known_unit):
         "ldr_difference_db, polarity, parameters, real_time_factor, train_seconds, converged, seed"
     )
     assert list(scored.columns) == expected.split(", ")
-    assert list(COLUMNS) == expected.split(", ")
-    assert set(SCORE_COLUMNS) < set(COLUMNS)
+    assert list(columns()) == expected.split(", ")
+    assert set(SCORE_COLUMNS) < set(columns())
 
 
 def test_a_row_for_every_recording_and_model(frame, known_unit):
@@ -248,8 +252,8 @@ def scored():
     ]
     names = ["model", "source", "protocol", "track_id", "esr_dc_filtered"]
     table = pd.DataFrame(rows, columns=names)
-    numbers = {name: 1.0 for name in COLUMNS if name not in names}
-    return table.assign(**numbers)[list(COLUMNS)]
+    numbers = {name: 1.0 for name in columns() if name not in names}
+    return table.assign(**numbers)[list(columns())]
 
 
 def test_summary_has_means_and_worst_cases_best_first(scored):
@@ -275,3 +279,83 @@ def test_summary_of_an_evaluation(frame, known_unit):
     table = summary(la.evaluate({"identity": Spy(parameters=0), "unit": known_unit}, frame))
     assert table.index.get_level_values("model").tolist() == ["unit", "identity"]
     assert table.loc[("hardware", "shipped", "identity"), "parameters"] == 0
+
+
+# Other units
+
+
+class Loud:
+    """Whatever it is asked, ten times too loud."""
+
+    def __init__(self):
+        self.info = {"settings_seen": [[2, 1.5, 0.25]]}
+        self.asked = []
+
+    def process(self, audio, sample_rate, **positions):
+        self.asked.append(positions)
+        return 10.0 * audio
+
+
+def test_scores_of_another_unit_name_its_controls(strip, tmp_path):
+    frame = strip.record(tmp_path, [(2, 1.5, 0.25), (3, 8.0, 0.25)])
+    loud = Loud()
+    scored = la.evaluate({"unit": strip, "loud": loud}, frame, controls=strip.controls, split="train")
+    assert list(scored.columns) == list(columns(strip.controls))
+    assert list(scored.columns)[4:9] == ["split", "speed", "drive", "ratio", "setting_seen"]
+    assert scored[["speed", "drive", "ratio"]].drop_duplicates().to_numpy().tolist() == [[2, 1.5, 0.25], [3, 8, 0.25]]
+    assert (scored.loc[scored["model"] == "unit", "esr"] == 0.0).all()
+    assert scored.loc[scored["model"] == "loud", "setting_seen"].tolist() == [True, False]
+    assert loud.asked[0] == {"speed": 2, "drive": 1.5, "ratio": 0.25}
+
+
+def test_a_model_of_another_unit_is_refused(frame, strip, tmp_path):
+    rows = strip.record(tmp_path, [(1, 1.0, 0.5)])
+    with pytest.raises(ValueError, match="controls: expected a position for each of compress_or_limit, peak_reduction"):
+        la.evaluate({"published": la.load("published")}, rows, controls=strip.controls, split="train")
+    with pytest.raises(ValueError, match="controls: expected a position for each of speed, drive, ratio"):
+        la.evaluate({"strip": la.GreyBox(la.ControlNet(controls=strip.controls))}, frame)
+
+
+CL1B = tuple(la.Control(name) for name in ("attack", "release", "ratio", "threshold"))
+
+
+@pytest.fixture
+def cl1b(real_recordings, tmp_path):
+    """Six recordings of a CL 1B, the three that are 66.5 samples late (see test_check) cut by 67 in a copy."""
+    folder = real_recordings("cl1b_clips")
+    raw, rate = soundfile.read(folder / "input.wav", dtype="float32")
+    rows = []
+    for path in sorted(folder.glob("target_*.wav")):
+        digits = re.fullmatch(r"target_at_(\d+)_re_(\d+)_ra_(\d+)_th_(\d+)", path.stem).groups()
+        setting = [float(f"{text[0]}.{text[1:] or 0}") for text in digits]
+        late = 67 if setting[:2] in ([0.0, 0.0], [0.25, 0.5], [0.5, 0.0]) else 0
+        target, _ = soundfile.read(path, dtype="float32")
+        soundfile.write(tmp_path / path.name, target[late:], rate, "FLOAT")
+        files = {"raw_audio_path": folder / "input.wav", "processed_audio_path": tmp_path / path.name}
+        stop = min(len(raw), len(target) - late)
+        positions = dict(zip((control.name for control in CL1B), setting, strict=True))
+        rows.append({**files, "device": "CL 1B", "start_frame": 0, "stop_frame": stop, **positions})
+    return la.read_frame(pd.DataFrame(rows), CL1B)
+
+
+@pytest.mark.slow
+def test_another_compressor_with_four_knobs(cl1b):
+    """In-sample: six settings of four knobs can't be held out. Every card on its own, and one network for all."""
+    assert set(la.check(cl1b, controls=CL1B)["severity"]) == {"information"}
+    models = {
+        "identity": Identity(),
+        "identity-filter": identity_filter(cl1b, controls=CL1B),
+        "per setting": la.fit(cl1b, per_setting=True, controls=CL1B).model,
+        "joint": la.fit(cl1b, controls=CL1B).model,
+    }
+    scored = la.evaluate(models, cl1b, controls=CL1B, split="train", protocol="in-sample")
+    assert scored["setting_seen"].fillna(True).all()
+    errors = scored.pivot_table(index="track_id", columns="model", values="esr_dc_filtered")
+    assert np.isfinite(errors.to_numpy()).all()
+    assert (errors["per setting"] < errors["joint"]).all()
+    assert (errors["joint"] < errors["identity-filter"]).all()
+    assert (errors["identity-filter"] < errors["identity"]).all()
+    assert errors["per setting"].mean() < 0.05
+    assert errors["joint"].mean() < 0.055
+    curves = models["joint"].curves(release=0.5, ratio=0.5, threshold=0.5)
+    assert curves["attack_ms"].is_monotonic_increasing

@@ -21,7 +21,7 @@ def model():
 
     found = la.GreyBox(la.ControlNet(seed=3))
     with torch.no_grad():
-        found.controls.layers[-1].weight.copy_(0.5 * torch.sin(torch.arange(40.0, dtype=torch.float64).reshape(5, 8)))
+        found.card.layers[-1].weight.copy_(0.5 * torch.sin(torch.arange(40.0, dtype=torch.float64).reshape(5, 8)))
         found.makeup.copy_(torch.tensor(0.1))
     return found
 
@@ -205,3 +205,84 @@ def test_where_a_figure_cannot_go(model, tmp_path, name):
     with pytest.raises(ValueError, match=r"nonsense|existing folder"):
         figures.save(figures.step_response(model, sample_rate=2000.0), tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+# Other units
+
+
+@pytest.fixture
+def strip_model(strip):
+    import torch
+
+    found = la.GreyBox(
+        la.ControlNet(seed=3, controls=strip.controls), {"settings_seen": [(1, 5.0, 0.5), (3, 2.0, 0.5)]}
+    )
+    with torch.no_grad():
+        found.card.layers[-1].weight.copy_(0.5 * torch.sin(torch.arange(40.0, dtype=torch.float64).reshape(5, 8)))
+    return found
+
+
+def test_several_knobs_have_a_column_of_panels_each(strip, strip_model):
+    curves = strip_model.curves()
+    seen = strip_model.info["settings_seen"]
+    axes = np.array(axes_of(figures.learned_curves(curves, seen, controls=strip.controls))).reshape(6, 2)
+    assert [axis.get_title(loc="left") for axis in axes[:, 0]] == [p.name for p in (*CARD_PARAMETERS, MAKEUP)]
+    assert [axis.get_xlabel() for axis in axes[-1]] == ["drive", "ratio"]
+    for row, parameter in zip(axes, (*CARD_PARAMETERS, MAKEUP), strict=True):
+        assert row[0].get_ylim() == row[1].get_ylim()
+        assert row[0].get_yscale() == row[1].get_yscale() == ("log" if parameter.scale == "log" else "linear")
+        for axis, knob, column in zip(row, ("drive", "ratio"), ("drive", "ratio_position"), strict=True):
+            drawn = lines_by_label(axis)
+            for speed in (1, 2, 3):
+                part = curves[(curves["swept"] == knob) & (curves["speed"] == speed)]
+                assert np.array_equal(drawn[f"speed {speed}"].get_xdata(), part[column])
+                assert np.array_equal(drawn[f"speed {speed}"].get_ydata(), part[parameter.name])
+        dots = [[list(line.get_xdata()) for line in axis.lines if line.get_marker() == "o"] for axis in row]
+        assert dots == [[[5.0], [], [2.0]], [[0.5], [], []]]  # along drive at ratio 0.5, along ratio at drive 5
+
+
+def test_one_knob_of_several(strip, strip_model):
+    axes = axes_of(figures.learned_curves(strip_model.curves(drive=5.0), controls=strip.controls))
+    assert len(axes) == 6
+    assert axes[-1].get_xlabel() == "ratio"
+    for curves in (strip_model.curves(drive=5.0, ratio=0.5), strip_model.curves(drive=[0, 1], ratio=[0, 1])):
+        with pytest.raises(
+            ValueError, match=r"^curves: expected one knob that moves, .* got (none|drive, ratio); hold"
+        ):
+            figures.learned_curves(curves, controls=strip.controls)
+
+
+def test_bands_of_several_knobs_share_their_axis(strip, strip_model):
+    import torch
+
+    size = sum(p.numel() for p in strip_model.parameters())
+    strip_model.covariance = 1e-4 * torch.eye(size, dtype=torch.float64)
+    curves = strip_model.curves()
+    axes = np.array(axes_of(figures.learned_curves(curves, controls=strip.controls))).reshape(6, 2)
+    for row, parameter in zip(axes, (*CARD_PARAMETERS, MAKEUP), strict=True):
+        low, high = row[0].get_ylim()
+        assert (low, high) == row[1].get_ylim()
+        sure = curves[curves[f"{parameter.name}_identifiable"]]
+        assert low <= min(sure[f"{parameter.name}_low"].min(), curves[parameter.name].min())
+        assert high >= max(sure[f"{parameter.name}_high"].max(), curves[parameter.name].max())
+
+
+def test_static_curves_and_step_response_of_several_knobs(strip_model):
+    axes = np.array(axes_of(figures.static_curves(strip_model))).reshape(3, 2)
+    assert [axis.get_title(loc="left") for axis in axes[:, 1]] == ["speed 1", "speed 2", "speed 3"]
+    assert [axis.get_legend().get_title().get_text() for axis in axes[-1]] == ["drive", "ratio"]
+    assert all(len(axis.lines) == 7 for axis in axes.flat)
+    (axis,) = axes_of(figures.step_response(strip_model, sample_rate=8000.0, drive=2.0))
+    assert set(lines_by_label(axis)) == {"speed 1", "speed 2", "speed 3"}
+    assert "drive 2, ratio 0.5" in axis.get_title(loc="left")
+
+
+def test_a_unit_without_knobs_or_without_switches():
+    knobless = la.GreyBox(la.ControlNet(controls=[la.Control("mode", 1.0, 3.0, "switch")]))
+    assert len(axes_of(figures.static_curves(knobless))) == 3
+    assert len(axes_of(figures.step_response(knobless, sample_rate=8000.0))[0].lines) == 3
+    knob = la.GreyBox(la.ControlNet(controls=[la.Control("amount")]))
+    axes = axes_of(figures.learned_curves(knob.curves(), controls=knob.controls))
+    assert axes[0].get_legend() is None
+    assert axes[-1].get_xlabel() == "amount"
+    assert len(axes_of(figures.static_curves(knob))) == 1

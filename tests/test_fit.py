@@ -376,7 +376,7 @@ def test_saved_files_and_the_loaded_model(frame, quick, tmp_path, programme):
     setting = {"compress_or_limit": 1, "peak_reduction": 65}
     assert np.array_equal(loaded.process(audio, 8000, **setting), result.model.process(audio, 8000, **setting))
     knobs = [0, 20, 50, 100]
-    pd.testing.assert_frame_equal(loaded.curves(knobs), result.model.curves(knobs))
+    pd.testing.assert_frame_equal(loaded.curves(peak_reduction=knobs), result.model.curves(peak_reduction=knobs))
 
 
 def test_per_setting_fits_can_be_saved_too(frame, quick, tmp_path, programme):
@@ -461,3 +461,77 @@ def test_real_recordings(real_recordings):
     scored = la.evaluate({"grey box": la.fit(frame).model}, frame, protocol="later-in-time")
     assert len(scored) == 3
     assert scored["esr_dc_filtered"].mean() <= 0.009
+
+
+# Other units
+
+
+def error(model: la.GreyBox, unit, audio: np.ndarray, **positions: float) -> float:
+    """Share of the unit's energy that the model is off by."""
+    wanted = unit.process(audio, 8000, **positions)
+    return float(np.sum((model.process(audio, 8000, **positions) - wanted) ** 2) / np.sum(wanted**2))
+
+
+@pytest.fixture(scope="module")
+def strip_fit(strip_frame, strip):
+    return la.fit(strip_frame, controls=strip.controls)
+
+
+@pytest.mark.parametrize("speed", [1, 2, 3])
+def test_a_combination_of_knobs_that_was_not_recorded_is_guessed(strip_fit, strip, programme, speed):
+    """Each knob was recorded at its middle, but never both at once."""
+    at = {"speed": speed, "drive": 5.0, "ratio": 0.5}
+    assert error(strip_fit.model, strip, programme(9, 3.0), **at) < 1e-3
+    found, truth = parameters(strip_fit.model, tuple(at.values())), strip.parameters(**at)
+    assert found["threshold_db"] == pytest.approx(truth["threshold_db"], abs=1.0)
+    assert found["ratio"] == pytest.approx(truth["ratio"], rel=0.15)
+    assert found["release_ms"] == pytest.approx(truth["release_ms"], rel=0.25)
+    assert found["makeup_db"] == pytest.approx(3.0, abs=0.2)
+
+
+def test_what_a_fit_of_another_unit_says_of_itself(strip_fit, strip, strip_frame):
+    assert strip_fit.model.controls == strip.controls
+    assert strip_fit.model.info["device"] == "strip"
+    assert strip_fit.model.info["settings_seen"][:2] == [(1, 1.0, 0.1), (1, 1.0, 0.5)]
+    assert len(strip_fit.model.info["settings_seen"]) == len(strip_frame)
+    assert set(strip_fit.curves()["swept"]) == {"drive", "ratio"}
+
+
+def test_a_fit_of_another_unit_is_saved_and_loaded(strip_fit, strip, programme, tmp_path):
+    strip_fit.save(tmp_path)
+    loaded = la.load(tmp_path / "model.safetensors")
+    at = {"speed": 2, "drive": 3.3, "ratio": 0.7}
+    audio = programme(9, 1.0)
+    assert np.array_equal(loaded.process(audio, 8000, **at), strip_fit.model.process(audio, 8000, **at))
+    pd.testing.assert_frame_equal(loaded.curves(), strip_fit.curves())
+
+
+@pytest.mark.parametrize("method", ["gauss-newton", "adam"])
+def test_every_setting_of_another_unit_on_its_own(strip, tmp_path, quick, programme, method):
+    settings = [(1, 2.0, 0.2), (3, 8.0, 0.9)]
+    frame = strip.record(tmp_path, settings, 4.0)
+    how = {} if method == "gauss-newton" else {**SHORT, "adam": quick(300, patience=3)}
+    model = la.fit(frame, per_setting=True, controls=strip.controls, **how).model
+    for setting in settings:
+        at = dict(zip(("speed", "drive", "ratio"), setting, strict=True))
+        assert error(model, strip, programme(9, 3.0), **at) < 1e-3
+    assert parameters(model, (1, 4.0, 0.3)) == parameters(model, settings[0])
+    assert parameters(model, (3, 2.0, 0.2)) == parameters(model, settings[1])  # no knob is as far as a switch
+
+
+def test_adam_takes_any_controls(strip, tmp_path, quick):
+    frame = strip.record(tmp_path, [(1, 2.0, 0.2), (3, 8.0, 0.9)], 4.0).assign(split=["train", "val"])
+    result = la.fit(frame, controls=strip.controls, adam=quick(30), **SHORT)
+    assert result.history["loss"].iloc[-1] < result.history["loss"].iloc[0]
+    assert result.model.info["settings_seen"] == [(1, 2.0, 0.2)]
+
+
+def test_a_model_belongs_to_one_device(strip, tmp_path):
+    frame = strip.record(tmp_path, [(1, 2.0, 0.2), (1, 2.0, 0.4)])
+    with pytest.raises(ValueError, match=r"expected recordings of one device, got a, b; a model belongs to one"):
+        la.fit(frame.assign(device=["a", "b"]), controls=strip.controls)
+
+
+def test_a_fit_needs_the_columns_of_its_controls(frame, strip):
+    with pytest.raises(ValueError, match=r"frame: expected the columns .* add speed, drive, ratio"):
+        la.fit(frame, controls=strip.controls)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from baselines import numpy_compressor
+from ddsp_la2a.controls import Control
 from ddsp_la2a.dsp.compressor import compressor
 from ddsp_la2a.evaluation.metrics import esr_best_gain, esr_dc_filtered
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
@@ -75,12 +76,12 @@ def test_rows_one_by_one_equal_the_batch(model: GreyBox) -> None:
 
 def test_a_batch_of_settings_equals_one_by_one(model: GreyBox) -> None:
     x = torch.from_numpy(noise(3))
-    switches, knobs = torch.tensor([0, 1, 1]), torch.tensor([20.0, 20.0, 90.0])
-    batch = model(x, switches, knobs, RATE)
-    for row in range(3):
-        alone = model.process(x[row], RATE, compress_or_limit=int(switches[row]), peak_reduction=float(knobs[row]))
+    positions = torch.tensor([[0.0, 20.0], [1.0, 20.0], [1.0, 90.0]])
+    batch = model(x, positions, RATE)
+    for row, (switch, knob) in enumerate(positions.tolist()):
+        alone = model.process(x[row], RATE, compress_or_limit=switch, peak_reduction=knob)
         torch.testing.assert_close(batch[row].detach(), alone, rtol=1e-13, atol=0.0)
-    assert not torch.equal(model(x[:1], switches[0], knobs[0], RATE), model(x[:1], switches[1], knobs[1], RATE))
+    assert not torch.equal(model(x[:1], positions[0], RATE), model(x[:1], positions[1], RATE))
 
 
 @pytest.mark.parametrize(
@@ -113,10 +114,10 @@ def test_any_number_is_a_knob_position(model: GreyBox, knob: Any) -> None:
 
 def test_state_carried_through_forward_equals_one_pass(model: GreyBox) -> None:
     x = torch.from_numpy(noise())
-    controls = torch.tensor([0, 1]), torch.tensor([50, 70])
-    whole = model(x, *controls, RATE)
-    first, state = model(x[:, :777], *controls, RATE, return_state=True)
-    second = model(x[:, 777:], *controls, RATE, state=state)
+    positions = torch.tensor([[0, 50], [1, 70]])
+    whole = model(x, positions, RATE)
+    first, state = model(x[:, :777], positions, RATE, return_state=True)
+    second = model(x[:, 777:], positions, RATE, state=state)
     assert torch.equal(torch.cat([first, second], dim=1), whole)
 
 
@@ -169,9 +170,21 @@ def test_an_unfit_knob_is_refused_by_name(model: GreyBox, value: Any) -> None:
             call(compress_or_limit=0, peak_reduction=value)
 
 
-def test_knobs_of_another_batch_are_refused_by_name(model: GreyBox) -> None:
-    with pytest.raises(ValueError, match=r"^(peak_reduction|compress_or_limit): expected"):
-        model(torch.zeros((2, 10)), torch.tensor(0), torch.tensor([10, 20, 30]), RATE)
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (3, 2), (2, 3), (1, 2, 2)])
+def test_positions_of_another_batch_or_unit_are_refused(model: GreyBox, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^positions: expected shape \(2,\) or \(2, 2\), got"):
+        model(torch.zeros((2, 10)), torch.zeros(shape), RATE)
+
+
+@pytest.mark.parametrize(
+    "positions", [{}, {"peak_reduction": 65}, {**LIMIT_65, "gain": 1}, {"peak_reduction": 65, "limit": 1}], ids=str
+)
+def test_missing_or_unknown_controls_are_refused_with_those_there_are(model: GreyBox, positions: Any) -> None:
+    for call in (lambda: model.process(noise(), RATE, **positions), lambda: model.stream(RATE, **positions)):
+        with pytest.raises(ValueError, match=r"^controls: expected .* compress_or_limit, peak_reduction, got"):
+            call()
+    with pytest.raises(ValueError, match=r"^params: expected positions of compress_or_limit, peak_reduction, got 1"):
+        model.params(65)
 
 
 @pytest.mark.parametrize("sample_rate", [0, -1, math.nan])
@@ -225,15 +238,15 @@ def test_curves_are_a_typed_table_of_both_switch_positions(model: GreyBox, sourc
 
 
 def test_curves_are_what_process_uses(model: GreyBox) -> None:
-    row = model.curves([65]).query("compress_or_limit == 1").iloc[0]
+    row = model.curves(peak_reduction=[65]).query("compress_or_limit == 1").iloc[0]
     for name, value in model.params(1, 65).numbers().items():
         assert row[name] == pytest.approx(value.item(), rel=1e-13)
 
 
 def test_curves_at_knob_positions_of_ones_own(model: GreyBox) -> None:
-    assert model.curves(iter([0.5, 99.5]))["peak_reduction"].tolist() == [0.5, 99.5, 0.5, 99.5]
+    assert model.curves(peak_reduction=iter([0.5, 99.5]))["peak_reduction"].tolist() == [0.5, 99.5, 0.5, 99.5]
     with pytest.raises(ValueError, match=r"^peak_reduction: expected 0 to 100"):
-        model.curves([101])
+        model.curves(peak_reduction=[101])
 
 
 def test_curves_of_a_table_hold_its_ends_without_a_warning() -> None:
@@ -246,7 +259,7 @@ def test_curves_of_a_table_whose_switch_positions_end_apart_give_no_warning() ->
     row = {"threshold_db": -20.0, "ratio": 4.0, "knee_db": 6.0, "attack_ms": 5.0, "release_ms": 250.0}
     ends = [(0, 40), (0, 70), (1, 55), (1, 90)]
     rows = [row | {"compress_or_limit": s, "peak_reduction": k, "ratio": 1.0 + k / 10} for s, k in ends]
-    curves = GreyBox(ParameterTable(pd.DataFrame(rows))).curves([0, 100])
+    curves = GreyBox(ParameterTable(pd.DataFrame(rows))).curves(peak_reduction=[0, 100])
     assert curves["ratio"].to_numpy() == pytest.approx([5.0, 8.0, 6.5, 10.0])
 
 
@@ -258,7 +271,7 @@ def test_differentiable_in_knob_and_audio(model: GreyBox) -> None:
     knob = torch.tensor([35.0, 80.0], dtype=torch.float64)
 
     def run(audio: Tensor, knob: Tensor) -> Tensor:
-        return model(audio, torch.tensor([0, 1]), knob, RATE)
+        return model(audio, torch.stack([torch.tensor([0.0, 1.0]), knob], dim=1), RATE)
 
     assert torch.autograd.gradcheck(run, (x, knob.requires_grad_()))
     assert torch.autograd.gradcheck(run, (x.requires_grad_(), knob.detach()))
@@ -269,7 +282,7 @@ def test_knob_gradient_equals_finite_differences_over_a_second(model: GreyBox) -
     x = torch.from_numpy(noise(1, RATE))
 
     def loss(knob: Tensor) -> Tensor:
-        return model(x, torch.tensor([1]), knob, RATE).square().mean()
+        return model(x, torch.stack([torch.ones(1), knob], dim=1), RATE).square().mean()
 
     knob = torch.tensor([65.0], dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(loss(knob), knob)
@@ -280,7 +293,7 @@ def test_knob_gradient_equals_finite_differences_over_a_second(model: GreyBox) -
 
 def test_every_weight_has_a_gradient(model: GreyBox) -> None:
     x = torch.from_numpy(noise())
-    model(x, torch.tensor([0, 1]), torch.tensor([30, 70]), RATE).square().mean().backward()
+    model(x, torch.tensor([[0, 30], [1, 70]]), RATE).square().mean().backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
         assert bool(torch.isfinite(weight.grad).all()), name
@@ -289,7 +302,7 @@ def test_every_weight_has_a_gradient(model: GreyBox) -> None:
 
 def test_params_agree_with_the_compressor(model: GreyBox) -> None:
     x = torch.from_numpy(noise(1))
-    assert torch.equal(model(x, 1, 65, RATE), compressor(x, model.params(1, 65), RATE))
+    assert torch.equal(model(x, torch.tensor([1, 65]), RATE), compressor(x, model.params(1, 65), RATE))
 
 
 # The published settings
@@ -297,7 +310,7 @@ def test_params_agree_with_the_compressor(model: GreyBox) -> None:
 
 def test_published_model_warns_below_its_settings_and_holds() -> None:
     box = load("published")
-    assert isinstance(box.controls, ParameterTable)
+    assert isinstance(box.card, ParameterTable)
     with pytest.warns(UserWarning, match="peak_reduction 20 lies outside the table"):
         low = box.process(noise(), RATE, compress_or_limit=0, peak_reduction=20)
     np.testing.assert_array_equal(low, box.process(noise(), RATE, compress_or_limit=0, peak_reduction=40))
@@ -315,3 +328,83 @@ def test_published_model_on_real_recordings(track: int, switch: int, knob: int, 
     estimate = load("published").process(x, sample_rate, compress_or_limit=switch, peak_reduction=knob)
     assert round(100.0 * esr_dc_filtered(estimate, y, start=sample_rate), 1) == as_is
     assert round(100.0 * esr_best_gain(estimate, y, start=sample_rate), 2) == best_gain
+
+
+# Other units
+
+STRIP = (Control("speed", 1.0, 3.0, "switch"), Control("drive", 0.0, 10.0), Control("ratio"))
+PARAMETERS = ["threshold_db", "ratio", "knee_db", "attack_ms", "release_ms", "makeup_db"]
+
+
+@pytest.fixture
+def strip_model() -> GreyBox:
+    box = GreyBox(ControlNet(seed=1, controls=STRIP), {"settings_seen": [(1, 1.0, 0.2), (2, 4.0, 0.6), (3, 9.0, 0.9)]})
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in box.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
+    return box
+
+
+def test_another_unit_in_process_stream_and_params(strip_model: GreyBox) -> None:
+    assert strip_model.controls == STRIP
+    x = noise(1)[0]
+    at = {"ratio": 0.3, "drive": 7, "speed": 2}
+    y = strip_model.process(x, RATE, **at)
+    np.testing.assert_allclose(strip_model.stream(RATE, **at).process(x), y, rtol=1e-12)
+    numbers = {name: float(value.detach()) for name, value in strip_model.params(2, 7, 0.3).numbers().items()}
+    np.testing.assert_allclose(numpy_compressor.compressor(x, RATE, **numbers).output, y, rtol=1e-11)
+    for wrong, message in (
+        ({"speed": 2.5}, "speed: expected a whole number from 1 to 3, got 2.5"),
+        ({"drive": 11}, "drive: expected 0 to 10, got 11"),
+        ({"compress_or_limit": 1}, "controls: expected a position for each of speed, drive, ratio, got"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            strip_model.process(x, RATE, **at | wrong)
+
+
+def test_curves_of_several_knobs_move_one_at_a_time(strip_model: GreyBox) -> None:
+    """The others stand at the fitted setting nearest to the middle, (4, 0.6); the switch takes all positions."""
+    curves = strip_model.curves()
+    assert list(curves.columns) == ["speed", "drive", "ratio_position", "swept", *PARAMETERS, "extrapolated"]
+    assert len(curves) == 2 * 3 * 21
+    drive, ratio = (curves[curves["swept"] == name] for name in ("drive", "ratio"))
+    assert drive["drive"].tolist() == np.tile(np.linspace(0.0, 10.0, 21), 3).tolist()
+    assert ratio["ratio_position"].tolist() == np.tile(np.linspace(0.0, 1.0, 21), 3).tolist()
+    assert set(drive["ratio_position"]) == {0.6}
+    assert set(ratio["drive"]) == {4.0}
+    assert drive["speed"].tolist() == [1] * 21 + [2] * 21 + [3] * 21
+    row = curves[(curves["speed"] == 2) & (curves["drive"] == 4.0) & (curves["ratio_position"] == 0.6)].iloc[0]
+    assert not row["extrapolated"]
+    for name, value in strip_model.params(2, 4.0, 0.6).numbers().items():
+        assert row[name] == pytest.approx(value.item(), rel=1e-13)
+
+
+def test_curves_over_positions_that_are_given(strip_model: GreyBox) -> None:
+    one = strip_model.curves(ratio=0.25)
+    assert "swept" not in one
+    assert one["drive"].tolist() == np.tile(np.linspace(0.0, 10.0, 101), 3).tolist()
+    assert set(one["ratio_position"]) == {0.25}
+    assert strip_model.curves(ratio=[0.0, 1.0], drive=[5], speed=2)[
+        ["speed", "ratio_position"]
+    ].to_numpy().tolist() == [
+        [2, 0],
+        [2, 1],
+    ]
+    with pytest.raises(ValueError, match=r"^curves: expected positions of speed, drive, ratio, got peak_reduction"):
+        strip_model.curves(peak_reduction=[50])
+    with pytest.raises(ValueError, match=r"^ratio: expected 0 to 1"):
+        strip_model.curves(ratio=2.0)
+
+
+def test_curves_of_a_unit_that_says_nothing_of_its_settings_run_through_the_middle(strip_model: GreyBox) -> None:
+    strip_model.info = {}
+    curves = strip_model.curves()
+    assert set(curves[curves["swept"] == "drive"]["ratio_position"]) == {0.5}
+    assert "extrapolated" not in curves
+
+
+def test_curves_of_a_unit_without_knobs_are_its_switch_positions() -> None:
+    curves = GreyBox(ControlNet(controls=STRIP[:1])).curves()
+    assert curves["speed"].tolist() == [1, 2, 3]
+    assert list(curves.columns) == ["speed", *PARAMETERS]

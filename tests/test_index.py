@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import soundfile
 
+from ddsp_la2a.controls import Control
 from ddsp_la2a.data.audio import audio_info, read_audio, write_audio
+from ddsp_la2a.data.frame import refuse_several_devices, settings_of
 from ddsp_la2a.data.index import index, read_frame, write_frame
 from ddsp_la2a.files import replacing
 
@@ -23,6 +25,7 @@ COLUMNS = [
     "raw_audio_path",
     "processed_audio_path",
     "source",
+    "device",
 ]
 
 
@@ -225,9 +228,9 @@ def test_stretches(root):
 @pytest.mark.parametrize(
     ("column", "value", "got"),
     [
-        ("compress_or_limit", 2, "whole number from 0 to 1, got 2"),
-        ("peak_reduction", 101, "whole number from 0 to 100, got 101"),
-        ("peak_reduction", 50.5, "got 50.5"),
+        ("compress_or_limit", 2, "0 or 1, got 2"),
+        ("compress_or_limit", 0.5, "0 or 1, got 0.5"),
+        ("peak_reduction", 101, "0 to 100, got 101"),
         ("peak_reduction", -5, "got -5"),
         ("peak_reduction", float("nan"), "got nan"),
         ("track_id", "13a", "got '13a'"),
@@ -235,6 +238,7 @@ def test_stretches(root):
         ("split", "Train", "lower-case name such as 'train', got 'Train'"),
         ("split", "", "got ''"),
         ("take", 3, "text, got 3"),
+        ("device", " ", "the name of a unit, got ' '"),
         ("source", "tape", "one of hardware, hardware-postprocessed, simulated, plug-in, got 'tape'"),
         ("raw_audio_path", "absent.wav", "there is none at .*absent.wav"),
         ("processed_audio_path", None, "text, got None"),
@@ -313,3 +317,93 @@ def test_reading_says_what_is_wrong_with_which_file(tmp_path):
     (tmp_path / "text.wav").write_text("no audio", encoding="utf-8")
     with pytest.raises(ValueError, match=r"text\.wav: expected an audio file that can be read"):
         audio_info(tmp_path / "text.wav")
+
+
+# Other units
+
+
+KNOBS = (Control("mode", 1.0, 3.0, "switch"), Control("threshold", -60.0, 0.0), Control("ratio", 1.0, 20.0))
+
+
+@pytest.fixture
+def strip(tmp_path):
+    """What a frame of another unit needs, and nothing else."""
+    for name in ("dry", "wet 1", "wet 2"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(10), 44100)
+    rows = {"mode": [1, 3], "threshold": [-20.5, -30], "ratio": [4, 10], "device": "strip"}
+    wet = [tmp_path / "wet 1.wav", tmp_path / "wet 2.wav"]
+    return pd.DataFrame({**rows, "raw_audio_path": tmp_path / "dry.wav", "processed_audio_path": wet})
+
+
+def test_what_a_frame_of_another_unit_lacks_is_filled_in(strip):
+    frame = read_frame(strip, KNOBS)
+    assert list(frame.columns) == [
+        *("track_id", "split", "take", "mode", "threshold", "ratio"),
+        *("raw_audio_path", "processed_audio_path", "source", "device"),
+    ]
+    assert frame["track_id"].tolist() == [0, 1]
+    assert set(frame["split"]) == {"train"}
+    assert set(frame["take"]) == {""}
+    assert set(frame["source"]) == {"hardware"}
+    assert frame.dtypes[["track_id", "mode", "threshold", "ratio"]].tolist() == [np.int64, np.int64, float, np.int64]
+    assert settings_of(frame, KNOBS) == [(1, -20.5, 4), (3, -30.0, 10)]
+    given = strip.assign(track_id=[7, 8], split="test", take="b", source="plug-in", start_frame=0, stop_frame=5)
+    assert read_frame(given, KNOBS)[["track_id", "split", "take", "source"]].to_numpy().tolist() == [
+        [7, "test", "b", "plug-in"],
+        [8, "test", "b", "plug-in"],
+    ]
+
+
+def test_a_frame_of_another_unit_goes_through_a_file(strip, tmp_path):
+    frame = read_frame(strip, KNOBS)
+    write_frame(frame, tmp_path / "frame.csv", KNOBS)
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "frame.csv", KNOBS), frame)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("mode", 2.5, "row 1, column mode: expected a whole number from 1 to 3, got 2.5"),
+        ("mode", 0, "row 1, column mode: expected a whole number from 1 to 3, got 0"),
+        ("threshold", 0.5, "row 1, column threshold: expected -60 to 0, got 0.5"),
+        ("threshold", "loud", "row 1, column threshold: expected -60 to 0, got 'loud'"),
+        ("ratio", float("nan"), "row 1, column ratio: expected 1 to 20, got nan"),
+    ],
+)
+def test_a_position_out_of_range_is_named(strip, column, value, message):
+    frame = strip.astype({column: object})
+    frame.loc[1, column] = value
+    with pytest.raises(ValueError, match=f"^frame, {message}"):
+        read_frame(frame, KNOBS)
+
+
+@pytest.mark.parametrize("missing", ["device", "ratio", "raw_audio_path"])
+def test_a_missing_column_of_another_unit_is_named(strip, missing):
+    with pytest.raises(ValueError, match=f"add {missing}$"):
+        read_frame(strip.drop(columns=missing), KNOBS)
+
+
+def test_a_folder_is_an_la2a_s(root):
+    with pytest.raises(ValueError, match=r"expected a CSV file with the columns mode, threshold, ratio, got a folder"):
+        read_frame(root, KNOBS)
+
+
+def test_the_device_of_an_la2a(root):
+    frame = index(root)
+    assert set(frame["device"]) == {"LA-2A"}
+    pd.testing.assert_frame_equal(read_frame(frame.drop(columns="device")), frame)
+    (root / "dataset.json").write_text('{"source": "simulated", "device": "simulated LA-2A"}', encoding="utf-8")
+    assert set(index(root)["device"]) == {"simulated LA-2A"}
+
+
+def test_knobs_between_the_numbers(root):
+    frame = index(root).astype({"peak_reduction": float})
+    frame.loc[0, "peak_reduction"] = 62.5
+    assert read_frame(frame)["peak_reduction"].dtype == float
+    assert (0, 62.5) in settings_of(read_frame(frame))
+
+
+def test_recordings_of_several_devices_are_refused(strip):
+    frame = read_frame(strip.assign(device=["strip", "bus"]), KNOBS)
+    with pytest.raises(ValueError, match=r"expected recordings of one device, got bus, strip; .* select its rows"):
+        refuse_several_devices(frame)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ddsp_la2a.controls import Control
 from ddsp_la2a.model import storage
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
@@ -132,7 +133,7 @@ def test_the_makeup_is_symmetric_in_db() -> None:
     assert model.covariance is not None
     model.covariance[-1, :] = model.covariance[:, -1] = 0.0
     model.covariance[-1, -1] = 0.25
-    card = model.curves([0, 50])
+    card = model.curves(peak_reduction=[0, 50])
     np.testing.assert_allclose(card["makeup_db"] - card["makeup_db_low"], 0.98)
     np.testing.assert_allclose(card["makeup_db_high"] - card["makeup_db"], 0.98)
 
@@ -141,7 +142,7 @@ def test_the_makeup_is_symmetric_in_db() -> None:
 def test_nothing_is_changed_and_no_gradient_is_kept(name: str) -> None:
     model = MODELS[name]()
     before = copy.deepcopy((model.state_dict(), model.covariance))
-    model.curves([0, 50])
+    model.curves(peak_reduction=[0, 50])
     assert all(torch.equal(before[0][key], value) for key, value in model.state_dict().items())
     assert torch.equal(before[1], model.covariance)
     assert all(weight.grad is None for weight in model.parameters())
@@ -154,14 +155,14 @@ def test_intervals_of_a_network_are_what_chance_gives() -> None:
     """Weights drawn from the covariance, pushed through the network."""
     model, knobs, draws = network(0.01), [0, 35, 50, 100], 4000
     assert model.covariance is not None
-    card = model.curves(knobs)
-    switch, knob = (torch.tensor(card[c].to_numpy(), dtype=torch.float64) for c in card.columns[:2])
-    weights = torch.nn.utils.parameters_to_vector(model.controls.parameters()).detach()
+    card = model.curves(peak_reduction=knobs)
+    positions = torch.tensor(card[card.columns[:2]].to_numpy(), dtype=torch.float64)
+    weights = torch.nn.utils.parameters_to_vector(model.card.parameters()).detach()
     factor = torch.linalg.cholesky(model.covariance)
     generator = torch.Generator().manual_seed(1)
     steps = torch.randn(draws, len(factor), generator=generator, dtype=torch.float64) @ factor.T
     with torch.no_grad():
-        found = torch.stack([model.controls.unconstrained(switch, knob, weights + step[:-1]) for step in steps])
+        found = torch.stack([model.card.unconstrained(positions, weights + step[:-1]) for step in steps])
     for number, name in enumerate(NAMES):
         # Half an interval in unconstrained space is 1.96 standard errors.
         errors = (unconstrained(card, name, "_high") - unconstrained(card, name, "_low")) / (2.0 * 1.96)
@@ -173,7 +174,7 @@ def test_intervals_of_a_network_are_their_closed_form() -> None:
     """Without hidden layers the card is linear in the weights: switch, knob and one."""
     model = network(0.2, ())
     assert model.covariance is not None
-    card = model.curves([0, 30, 100])
+    card = model.curves(peak_reduction=[0, 30, 100])
     for row in card.itertuples():
         controls = np.array([2.0 * row.compress_or_limit - 1.0, row.peak_reduction / 50.0 - 1.0])
         for number, name in enumerate(NAMES[:5]):
@@ -215,7 +216,7 @@ def test_every_row_of_a_table_has_its_own_intervals() -> None:
 def test_rows_of_a_table_in_any_order() -> None:
     """A table sorts its rows; a covariance is of the rows as they are then, as fits give settings in that order."""
     model = table()
-    assert [tuple(row) for row in model.controls.settings.int().tolist()] == SETTINGS
+    assert [tuple(row) for row in model.card.settings.int().tolist()] == SETTINGS
 
 
 # Beyond what was fitted
@@ -243,6 +244,16 @@ def test_nothing_seen_is_all_extrapolated() -> None:
     assert extrapolated(settings, []).all()
 
 
+def test_extrapolated_of_several_knobs_is_outside_of_any() -> None:
+    controls = (Control("ratio"), Control("mode", 1.0, 3.0, "switch"), Control("drive", 0.0, 10.0))
+    seen = [(0.2, 1, 2.0), (0.8, 1, 5.0), (0.5, 3, 5.0)]
+    at = [(0.5, 1, 3.0), (0.1, 1, 3.0), (0.5, 1, 6.0), (0.5, 2, 5.0), (0.5, 3, 5.0), (0.5, 3, 4.0)]
+    settings = pd.DataFrame(at, columns=["ratio_position", "mode", "drive"])
+    assert extrapolated(settings, seen, controls).tolist() == [False, True, True, True, False, True]
+    without_switch = extrapolated(settings[["ratio_position"]], [(0.2,), (0.5,)], controls[:1])
+    assert without_switch.tolist() == [False, True, False, False, False, False]
+
+
 # Files
 
 
@@ -254,7 +265,7 @@ def model(request: pytest.FixtureRequest) -> GreyBox:
 
 
 def forge(
-    path: Path, model: GreyBox, covariance: Callable[[Tensor], Tensor | None] = lambda c: c, version: int = 2
+    path: Path, model: GreyBox, covariance: Callable[[Tensor], Tensor | None] = lambda c: c, version: int = 3
 ) -> None:
     """Write a file as someone would who knows the format: the hash fits what it holds."""
     assert model.covariance is not None
@@ -265,9 +276,13 @@ def forge(
     plain: dict[str, Any] = {
         "format_version": version,
         "family": "compressor",
-        "controls": model.controls.config(),
+        "controls": [control.as_dict() for control in model.controls],
+        "card": model.card.config(),
         "info": model.info,
     }
+    if version < 3:
+        plain["controls"] = plain.pop("card")
+        held = {name.replace("card.", "controls."): tensor for name, tensor in held.items()}
     described = json.loads(json.dumps(plain))
     text = json.dumps({**described, "content_sha256": storage._content_hash(described, held)})
     path.write_bytes(to_bytes(held, {"ddsp_la2a": text}))
@@ -373,8 +388,8 @@ def test_files_of_version_1_have_no_covariance(model: GreyBox, tmp_path: Path) -
     assert not [column for column in card.columns if column.endswith("_identifiable")]
 
 
-@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize("version", [0, 4])
 def test_other_versions_are_refused(model: GreyBox, tmp_path: Path, version: int) -> None:
     forge(tmp_path / "model.safetensors", model, version=version)
-    with pytest.raises(ValueError, match="expected format version 2"):
+    with pytest.raises(ValueError, match="expected format version 3"):
         load(tmp_path / "model.safetensors")

@@ -14,7 +14,7 @@ import soundfile
 import torch
 
 from baselines.numpy_compressor import compressor
-from ddsp_la2a.data.frame import COLUMNS
+from ddsp_la2a.data.frame import columns as columns_of
 from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT, TARGET, error_products
 from ddsp_la2a.fitting.recordings import Recordings
@@ -57,8 +57,8 @@ def write(tmp_path: Path) -> Write:
             rate = rates[number] if rates else RATE
             soundfile.write(raw, x, rate, "FLOAT")
             soundfile.write(processed, y, rate, "FLOAT")
-            rows.append([number, "train", "3c", 0, 50, str(raw), str(processed), "hardware"])
-        return pd.DataFrame(rows, columns=list(COLUMNS)).assign(**columns)
+            rows.append([number, "train", "3c", 0, 50, str(raw), str(processed), "hardware", "LA-2A"])
+        return pd.DataFrame(rows, columns=list(columns_of())).assign(**columns)
 
     return written
 
@@ -76,8 +76,8 @@ def long_frame(tmp_path_factory: pytest.TempPathFactory, programme: Callable[...
     folder = tmp_path_factory.mktemp("long")
     for name, signal in zip(("input", "target"), signals(programme, 1, 481.0), strict=True):
         soundfile.write(folder / f"{name}.wav", signal, RATE, "FLOAT")
-    row = [1, "train", "3c", 1, 65, str(folder / "input.wav"), str(folder / "target.wav"), "hardware"]
-    return pd.DataFrame([row], columns=list(COLUMNS))
+    row = [1, "train", "3c", 1, 65, str(folder / "input.wav"), str(folder / "target.wav"), "hardware", "LA-2A"]
+    return pd.DataFrame([row], columns=list(columns_of()))
 
 
 def in_one_pass(

@@ -190,3 +190,12 @@ def test_warmup_forgets_the_start():
     for wrong in (0.0, -1.0, float("nan"), []):
         with pytest.raises(ValueError, match="release_ms"):
             warmup_seconds(wrong)
+
+
+def test_controls_of_another_unit_by_name(strip, tmp_path):
+    frame = strip.record(tmp_path, [(3, 2.5, 0.5), (1, 5.0, 1.0)], 4.0)
+    first, second = SegmentDataset(frame, 4.0, 0.0, controls=strip.controls)
+    positions = [[item[control.name] for control in strip.controls] for item in (first, second)]
+    assert [[float(p) for p in row] for row in positions] == [[3.0, 2.5, 0.5], [1.0, 5.0, 1.0]]
+    assert [p.dtype for p in positions[0]] == [torch.int64, torch.float64, torch.float64]
+    assert segments(frame, 4.0, controls=strip.controls)["recording"].tolist() == [0, 1]

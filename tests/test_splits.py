@@ -95,3 +95,9 @@ def test_unknown_protocol(frame):
 def test_nothing_at_the_path(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing at this path"):
         split_by(tmp_path / "missing", "shipped")
+
+
+def test_rows_of_another_unit_keep_their_setting(strip, tmp_path):
+    rows = split_by(strip.record(tmp_path, [(2, 1.5, 0.5)], 7.0), "later-in-time", strip.controls)
+    assert rows["split"].tolist() == ["train", "test"]
+    assert rows[["speed", "drive", "ratio"]].to_numpy().tolist() == [[2, 1.5, 0.5]] * 2

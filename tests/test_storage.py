@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.model import storage
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
@@ -79,7 +80,13 @@ def forge(
     """Write a file as someone would who wishes harm and knows the format: the hash fits what it holds."""
     model = model or network()
     held = tensors({name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()})
-    plain = {"format_version": 2, "family": "compressor", "controls": model.controls.config(), "info": model.info}
+    plain = {
+        "format_version": 3,
+        "family": "compressor",
+        "controls": [control.as_dict() for control in model.controls],
+        "card": model.card.config(),
+        "info": model.info,
+    }
     described = description(plain)
     try:
         digest = storage._content_hash(described, held)
@@ -107,10 +114,32 @@ def test_what_comes_back_gives_the_same_output_bit_by_bit(name: str, tmp_path: P
         else:
             np.testing.assert_array_equal(back.process(x, RATE, **controls), model.process(x, RATE, **controls))
     assert back.info == model.info
-    assert back.controls.config() == model.controls.config()
+    assert back.card.config() == model.card.config()
+    assert back.controls == model.controls
     assert not back.training
     if name != "table of one setting":
         pd.testing.assert_frame_equal(back.curves(), model.curves(), check_exact=True)
+
+
+@pytest.mark.parametrize("kind", ["network", "table"])
+def test_another_unit_comes_back_with_its_controls(kind: str, tmp_path: Path) -> None:
+    controls = (Control("speed", 1.0, 3.0, "switch"), Control("drive", -1.5, 10.0), Control("ratio"))
+    rows = [
+        {"speed": 1 + i, "drive": 2.5 * i, "ratio_position": 0.1 * i, **{p.name: p.start for p in CARD_PARAMETERS}}
+        for i in range(3)
+    ]
+    table = ParameterTable(pd.DataFrame(rows).assign(ratio=[2.0, 4.0, 8.0]), controls, nearest=True)
+    model = GreyBox(table if kind == "table" else ControlNet((3,), seed=2, controls=controls), INFO)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1)
+    save(model, tmp_path / "m")
+    back = load(tmp_path / "m")
+    assert back.controls == controls
+    at = {"speed": 3, "drive": 6.1, "ratio": 0.25}
+    x = np.random.default_rng(0).standard_normal(3000)
+    np.testing.assert_array_equal(back.process(x, RATE, **at), model.process(x, RATE, **at))
+    pd.testing.assert_frame_equal(back.curves(), model.curves(), check_exact=True)
 
 
 def test_saved_again_it_is_the_same_file(file: Path, tmp_path: Path) -> None:
@@ -121,7 +150,7 @@ def test_saved_again_it_is_the_same_file(file: Path, tmp_path: Path) -> None:
 
 def test_a_loaded_model_can_be_trained_on(file: Path) -> None:
     model = load(file)
-    model(torch.full((1, 50), 0.5), 1, 65, RATE).sum().backward()
+    model(torch.full((1, 50), 0.5), torch.tensor([1, 65]), RATE).sum().backward()
     assert all(weight.grad is not None for weight in model.parameters())
 
 
@@ -144,7 +173,7 @@ def test_folder_and_file_names_may_hold_any_script(tmp_path: Path) -> None:
 @pytest.mark.parametrize("knobs", [(62.2, 62.7), (62.5, 70.0)])
 def test_knob_positions_between_the_numbers(knobs: tuple[float, float], tmp_path: Path) -> None:
     save(table(*((0, knob) for knob in knobs)), tmp_path / "m")
-    assert load(tmp_path / "m").controls.settings[:, 1].tolist() == list(knobs)
+    assert load(tmp_path / "m").card.settings[:, 1].tolist() == list(knobs)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +193,8 @@ def test_the_file_is_data_without_pickle(file: Path) -> None:
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     description = json.loads(header.pop("__metadata__")["ddsp_la2a"])
-    assert description["format_version"] == 2
-    assert [row["name"] for row in description["controls"]["parameters"]] == [p.name for p in CARD_PARAMETERS]
+    assert description["format_version"] == 3
+    assert [row["name"] for row in description["card"]["parameters"]] == [p.name for p in CARD_PARAMETERS]
     assert {entry["dtype"] for entry in header.values()} == {"F64"}
     assert len(data) == 8 + length + sum(e["data_offsets"][1] - e["data_offsets"][0] for e in header.values())
 
@@ -254,16 +283,16 @@ def test_a_flipped_byte_that_turns_floats_into_integers_is_refused(letter: bytes
         load(file)
 
 
-@pytest.mark.parametrize("version", [0, 3, 1.5, "1", None])
+@pytest.mark.parametrize("version", [0, 4, 1.5, "1", None])
 def test_another_format_version_is_refused_with_what_to_do(version: Any, tmp_path: Path) -> None:
     path = tmp_path / "m"
     forge(path, lambda d: d | {"format_version": version})
-    with pytest.raises(ValueError, match=r"expected format version 2, got .*install"):
+    with pytest.raises(ValueError, match=r"expected format version 3, got .*install"):
         load(path)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", ["makeup", "controls.layers.0.weight", "controls.layers.2.bias"])
+@pytest.mark.parametrize("name", ["makeup", "card.layers.0.weight", "card.layers.2.bias"])
 def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_path: Path) -> None:
     path = tmp_path / "m"
     forge(path, tensors=lambda t: t | {name: t[name].clone().index_fill_(0, torch.tensor([0]), value)})
@@ -275,9 +304,9 @@ def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_pa
     "tensors",
     [
         lambda t: {name: tensor for name, tensor in t.items() if name != "makeup"},
-        lambda t: {name: tensor for name, tensor in t.items() if name != "controls.layers.1.weight"},
+        lambda t: {name: tensor for name, tensor in t.items() if name != "card.layers.1.weight"},
         lambda t: t | {"stranger": torch.zeros(1)},
-        lambda t: t | {"controls.layers.0.weight": t["controls.layers.0.weight"].T.contiguous()},
+        lambda t: t | {"card.layers.0.weight": t["card.layers.0.weight"].T.contiguous()},
         lambda t: {},
     ],
     ids=["no make-up", "no layer", "one too many", "transposed", "none"],
@@ -341,24 +370,93 @@ def test_a_hash_that_is_no_text_is_refused(tmp_path: Path) -> None:
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
-def test_a_hostile_description_of_the_controls_is_refused(changed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_hostile_description_of_the_card_is_refused(changed: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "m"
-    forge(path, lambda d: d | {"controls": d["controls"] | changed})
+    forge(path, lambda d: d | {"card": d["card"] | changed})
     with pytest.raises(ValueError, match="m: expected"):
         load(path)
 
 
-@pytest.mark.parametrize("controls", [None, [], "control-net", {}])
-def test_controls_that_are_no_description_are_refused(controls: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["controls", "card"])
+@pytest.mark.parametrize("value", [None, [], "control-net", {}, [None], [{}], [{"name": "gain"}], 3])
+def test_a_part_that_is_no_description_is_refused(part: str, value: Any, tmp_path: Path) -> None:
     path = tmp_path / "m"
-    forge(path, lambda d: d | {"controls": controls})
+    forge(path, lambda d: d | {part: value})
     with pytest.raises(ValueError, match="m: expected"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": "two words"},
+        {"name": 3},
+        {"name": "peak_reduction"},
+        {"low": 1.0},
+        {"low": None},
+        {"low": "0"},
+        {"high": math.nan},
+        {"high": 10**400},
+        {"high": 2.0},
+        {"kind": "pickle"},
+        {"kind": ["switch"]},
+        {"command": "rm"},
+    ],
+    ids=str,
+)
+def test_a_hostile_control_is_refused(changed: dict[str, Any], tmp_path: Path) -> None:
+    """A switch of three positions is a control like any other, but none for these weights."""
+    path = tmp_path / "m"
+    forge(path, lambda d: d | {"controls": [d["controls"][0] | changed, d["controls"][1]]})
+    with pytest.raises(ValueError, match="m: expected"):
+        load(path)
+
+
+def older(path: Path, version: int, **changes: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """A file as versions 1 and 2 wrote it: the LA-2A's, with the card under another name."""
+
+    def describe(d: dict[str, Any]) -> dict[str, Any]:
+        old = {"format_version": version, "family": d["family"], "controls": d["card"], "info": d["info"]}
+        return changes.get("description", dict)(old)
+
+    def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        old = {name.replace("card.", "controls."): tensor for name, tensor in tensors.items()}
+        return changes.get("tensors", dict)(old)
+
+    forge(path, describe, rename)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_files_are_the_la2a_s(version: int, tmp_path: Path) -> None:
+    older(tmp_path / "old", version)
+    back = load(tmp_path / "old")
+    assert back.controls == LA2A_CONTROLS
+    pd.testing.assert_frame_equal(back.curves(), network().curves(), check_exact=True)
+    save(back, tmp_path / "new")
+    save(network(), tmp_path / "as now")
+    assert (tmp_path / "new").read_bytes() == (tmp_path / "as now").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tensors": lambda t: {name.replace("controls.", "card."): tensor for name, tensor in t.items()}},
+        {"tensors": lambda t: t | {"card.layers.0.bias": t["controls.layers.0.bias"].clone()}},
+        {"tensors": lambda t: t | {"stranger": torch.zeros(1, dtype=torch.float64)}},
+        {"description": lambda d: d | {"card": d["controls"]}},
+        {"description": lambda d: d | {"controls": [control.as_dict() for control in LA2A_CONTROLS]}},
+    ],
+    ids=["new names", "both names", "one too many", "both descriptions", "new description"],
+)
+def test_older_files_are_read_as_strictly(changes: dict[str, Any], tmp_path: Path) -> None:
+    older(tmp_path / "m", 2, **changes)
+    with pytest.raises(ValueError, match="m: expected"):
+        load(tmp_path / "m")
 
 
 def test_a_missing_part_of_the_description_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m"
-    for missing in ("controls", "info", "format_version"):
+    for missing in ("controls", "card", "info", "format_version"):
         forge(path, lambda d, missing=missing: {key: value for key, value in d.items() if key != missing})
         with pytest.raises(ValueError, match="m: expected"):
             load(path)
@@ -389,7 +487,7 @@ def test_a_parameter_that_no_compressor_takes_is_refused(index: int, changed: di
     path = tmp_path / "m"
 
     def edit(description: dict[str, Any]) -> dict[str, Any]:
-        description["controls"]["parameters"][index] |= changed
+        description["card"]["parameters"][index] |= changed
         return description
 
     forge(path, edit)

@@ -213,7 +213,7 @@ def point_of(result: la.FitResult) -> np.ndarray:
     """The only row of a table: unconstrained card and make-up in dB."""
     with torch.no_grad():
         makeup_db = result.model.params(0, 70).makeup_db
-    return np.append(result.model.controls.rows.detach().numpy()[0, :5], float(makeup_db))
+    return np.append(result.model.card.rows.detach().numpy()[0, :5], float(makeup_db))
 
 
 @pytest.mark.slow

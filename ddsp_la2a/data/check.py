@@ -33,19 +33,20 @@ known_erratum         information            the data set's authors know of it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.alignment import STRETCH_FRAMES, alignment
 from ddsp_la2a.data.audio import audio_info, read_audio
-from ddsp_la2a.data.frame import COLUMNS, STRETCH_COLUMNS
+from ddsp_la2a.data.frame import STRETCH_COLUMNS, columns
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.judgements import (
     Pair,
+    identity_columns,
     judge_identity,
     judge_lags_and_lengths,
     judge_levels,
@@ -58,15 +59,20 @@ from ddsp_la2a.data.wav_header import header_faults
 
 logger = logging.getLogger(__name__)
 
-FINDING_COLUMNS = (*COLUMNS[:5], "finding", "severity", "value", "advice", "path")
-"""Columns of what :func:`check` returns."""
+_FINDING_COLUMNS = ("finding", "severity", "value", "advice", "path")
+"""Columns of what :func:`check` returns, beside those that say which pair it is about."""
 
 _STRETCHES = 48
 _LIKENESS_FLOOR = 0.1
 _NO_PEAK, _AMBIGUOUS = 0.5, 0.8
 
 
-def check(frame: pd.DataFrame | str | Path, *, progress: Callable[[int, int], object] | None = None) -> pd.DataFrame:
+def check(
+    frame: pd.DataFrame | str | Path,
+    *,
+    controls: Sequence[Control] = LA2A_CONTROLS,
+    progress: Callable[[int, int], object] | None = None,
+) -> pd.DataFrame:
     """Look for everything that can be wrong with a data set; the table is in the module's docstring.
 
     Files are read in blocks, so memory doesn't grow with their length.
@@ -74,22 +80,24 @@ def check(frame: pd.DataFrame | str | Path, *, progress: Callable[[int, int], ob
     Args:
         frame: frame, CSV file or data set folder, see :func:`~ddsp_la2a.data.index.read_frame`. Files without a
             partner are known only of a folder or of what ``index`` gave.
+        controls: of the unit.
         progress: called with the number of pairs done and their total after each.
 
     Returns:
-        one row a finding: what identifies the pair, ``finding``, ``severity`` (error, warning, information), ``value``
-        (number or text), ``advice``, ``path`` of the file meant, the target's for what concerns both. Every pair whose
-        delay can be measured has a row ``lag``.
+        one row a finding: what identifies the pair (``track_id``, ``split``, ``take``, the controls), ``finding``,
+        ``severity`` (error, warning, information), ``value`` (number or text), ``advice``, ``path`` of the file
+        meant, the target's for what         concerns both. Every pair whose delay can be measured has a row ``lag``.
 
     Raises:
         FileNotFoundError, ValueError: the frame itself isn't valid.
     """
-    frame = read_frame(frame)
+    controls = unique(controls)
+    frame = read_frame(frame, controls)
     rows = list(frame.itertuples(index=False))
     scans: dict[tuple[str, int, int], Scan] = {}
     pairs: list[Pair] = []
     for row in rows:
-        pairs.append(_measured(row, scans))
+        pairs.append(_measured(Pair(row, controls), scans))
         if progress is not None:
             progress(len(pairs), len(rows))
     judge_rates(pairs)
@@ -97,18 +105,21 @@ def check(frame: pd.DataFrame | str | Path, *, progress: Callable[[int, int], ob
     judge_identity(pairs)
     found = [finding for pair in pairs for finding in pair.findings]
     found.extend(finding for file in frame.attrs.get("unpaired", []) for finding in without_partner(file))
-    findings = pd.DataFrame(found, columns=list(FINDING_COLUMNS))
+    findings = pd.DataFrame(found, columns=[*identity_columns(controls), *_FINDING_COLUMNS])
     # Files without a partner may have no number, take or setting; integers stay integers beside them.
-    numbers = dict.fromkeys(("track_id", "compress_or_limit", "peak_reduction"), "Int64")
-    return findings.astype({**numbers, "value": object})
+    whole = [name for name in ("track_id", *(c.name for c in controls)) if frame[name].dtype == np.int64]
+    return findings.astype({**dict.fromkeys(whole, "Int64"), "value": object})
 
 
-def apply_findings(frame: pd.DataFrame | str | Path, findings: pd.DataFrame) -> pd.DataFrame:
+def apply_findings(
+    frame: pd.DataFrame | str | Path, findings: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS
+) -> pd.DataFrame:
     """Frame without the pairs that have an error, and limited to the common stretch where an end is missing.
 
     Args:
         frame: what was given to :func:`check`.
         findings: what it returned; rows may have been taken out by hand.
+        controls: of the unit.
 
     Returns:
         a new frame; with ``start_frame`` and ``stop_frame`` where one was limited. What was left out is logged.
@@ -116,7 +127,7 @@ def apply_findings(frame: pd.DataFrame | str | Path, findings: pd.DataFrame) -> 
     Raises:
         FileNotFoundError, ValueError: the frame isn't valid, or no pair is left.
     """
-    frame = read_frame(frame)
+    frame = read_frame(frame, controls)
     paths = frame[["raw_audio_path", "processed_audio_path"]]
     errors = findings[findings["severity"] == "error"]
     wrong = paths.isin(set(errors["path"])).any(axis=1)
@@ -140,13 +151,13 @@ def apply_findings(frame: pd.DataFrame | str | Path, findings: pd.DataFrame) -> 
             logger.warning("limited %s to its first %d frames", row.processed_audio_path, stops[-1])
     starts = clean["start_frame"] if "start_frame" in clean.columns else 0
     clean = clean.assign(start_frame=starts, stop_frame=np.array(stops, dtype=np.int64))
-    return clean[[*COLUMNS, *STRETCH_COLUMNS, *(name for name in clean if name not in (*COLUMNS, *STRETCH_COLUMNS))]]
+    first = (*columns(controls), *STRETCH_COLUMNS)
+    return clean[[*first, *(name for name in clean if name not in first)]]
 
 
-def _measured(row: Any, scans: dict[tuple[str, int, int], Scan]) -> Pair:
-    """All that can be said about a pair without knowing the others."""
-    pair = Pair(row)
-    infos = []
+def _measured(pair: Pair, scans: dict[tuple[str, int, int], Scan]) -> Pair:
+    """A pair with all that can be said about it without knowing the others."""
+    row, infos = pair.row, []
     for path in (row.raw_audio_path, row.processed_audio_path):
         try:
             infos.append(audio_info(str(path)))

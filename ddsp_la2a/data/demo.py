@@ -21,7 +21,7 @@ from ddsp_la2a.units import FULL_SCALE_16_BIT
 SAMPLE_RATE = 44100
 """Sample rate (Hz) of the demo set, as of SignalTrain."""
 
-DEMO_VERSION = "1.1"
+DEMO_VERSION = "1.2"
 """Grows whenever the same seed gives other bytes."""
 
 _TRAINED = (0, *range(40, 101, 5))
@@ -125,6 +125,7 @@ def _describe(path: Path, unit: UnitConstants, seed: int) -> None:
     description = {
         "name": "Simulated LA-2A demo",
         "source": "simulated",
+        "device": "simulated LA-2A",
         "licence": "CC0-1.0",
         "description": "Synthesised programme through a physical simulation; no hardware was recorded.",
         "version": DEMO_VERSION,

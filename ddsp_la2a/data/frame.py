@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique, whole_or_not
 from ddsp_la2a.data.audio import audio_info
 
-COLUMNS = (
-    "track_id",
-    "split",
-    "take",
-    "compress_or_limit",
-    "peak_reduction",
-    "raw_audio_path",
-    "processed_audio_path",
-    "source",
-)
-"""Columns of every frame, in this order."""
+Setting = tuple[float, ...]
+"""Positions of all controls, in their order."""
 
 STRETCH_COLUMNS = ("start_frame", "stop_frame")
 """Optional columns that limit a row to a stretch of its two files; the stop is exclusive."""
@@ -32,28 +24,45 @@ STRETCH_COLUMNS = ("start_frame", "stop_frame")
 SOURCES = ("hardware", "hardware-postprocessed", "simulated", "plug-in")
 """Where a recording may come from; no mean runs across sources."""
 
-_WHOLE_NUMBERS = {
-    "track_id": (0, 10**15),
-    "compress_or_limit": (0, 1),
-    "peak_reduction": (0, 100),
-    "start_frame": (0, 2**53),
-    "stop_frame": (1, 2**53),
-}
+_FEWEST = {"track_id": 0, "start_frame": 0, "stop_frame": 1}
+_LARGEST = 2**53
 _PATHS = ("raw_audio_path", "processed_audio_path")
 
 
-def validated(frame: pd.DataFrame, name: str, folder: Path, first_line: int | None = None) -> pd.DataFrame:
+def columns(controls: Sequence[Control] = LA2A_CONTROLS) -> tuple[str, ...]:
+    """Columns of every frame of a unit with these controls, in this order."""
+    return "track_id", "split", "take", *(control.name for control in controls), *_PATHS, "source", "device"
+
+
+def _defaults(rows: int, controls: Sequence[Control]) -> dict[str, Any]:
+    """What columns that may be missing are filled with."""
+    if controls == LA2A_CONTROLS:  # its frames come from index(), which knows everything but what came later
+        return {"source": "hardware", "device": "LA-2A"}
+    return {"track_id": np.arange(rows), "split": "train", "take": "", "source": "hardware"}
+
+
+def validated(
+    frame: pd.DataFrame,
+    name: str,
+    folder: Path,
+    first_line: int | None = None,
+    controls: Sequence[Control] = LA2A_CONTROLS,
+) -> pd.DataFrame:
     """Copy of a frame with every type, range and path checked.
 
     Args:
-        frame: at least the columns of :data:`COLUMNS` but ``source``, which is ``hardware`` unless given; either both
-            :data:`STRETCH_COLUMNS` or none; further columns are kept.
+        frame: at least ``raw_audio_path``, ``processed_audio_path``, ``device`` and a column for every control. Of the
+            other :func:`columns`, ``track_id`` is the row's number unless given, ``split`` is ``train``, ``take`` is
+            empty and ``source`` is ``hardware``; but for the LA-2A all are needed except ``source`` and ``device``.
+            Either both :data:`STRETCH_COLUMNS` or none; further columns are kept.
         name: what to call the frame in messages.
         folder: where relative paths start.
         first_line: line of the first row in a CSV file; None: rows are counted from 0.
+        controls: of the unit.
 
     Returns:
-        int64 and str columns, absolute posix paths, a fresh index.
+        numbers and str columns, absolute posix paths, a fresh index. Positions are int64 where all of a column are
+        whole, else float64.
 
     Raises:
         ValueError: names row and column, what was expected, what was found.
@@ -62,11 +71,13 @@ def validated(frame: pd.DataFrame, name: str, folder: Path, first_line: int | No
     def row_name(row: int) -> str:
         return f"{name}, row {row}" if first_line is None else f"{name}, line {row + first_line}"
 
-    missing = [column for column in COLUMNS[:-1] if column not in frame.columns]
+    controls = unique(controls)
+    ordered, defaults = columns(controls), _defaults(len(frame), controls)
+    missing = [column for column in ordered if column not in frame.columns and column not in defaults]
     if missing:
         raise ValueError(
-            f"{name}: expected the columns {', '.join(COLUMNS)}, got {', '.join(map(str, frame.columns))}; "
-            f"add {', '.join(missing)}, or let index() make the frame"
+            f"{name}: expected the columns {', '.join(ordered)}, got {', '.join(map(str, frame.columns))}; "
+            f"add {', '.join(missing)}" + (", or let index() make the frame" if controls == LA2A_CONTROLS else "")
         )
     limits = [column for column in STRETCH_COLUMNS if column in frame.columns]
     if len(limits) == 1:
@@ -75,11 +86,12 @@ def validated(frame: pd.DataFrame, name: str, folder: Path, first_line: int | No
         raise ValueError(f"{name}: expected at least one pair of recordings, got a frame without rows")
 
     clean = frame.reset_index(drop=True)
-    if "source" not in clean.columns:
-        clean["source"] = "hardware"
-    for column in [*COLUMNS[:1], *COLUMNS[3:5], *limits]:
+    clean = clean.assign(**{column: value for column, value in defaults.items() if column not in clean.columns})
+    for column in ["track_id", *limits]:
         clean[column] = _whole_numbers(clean[column], column, row_name)
-    for column in ("split", "take", *_PATHS, "source"):
+    for control in controls:
+        clean[control.name] = _positions(clean[control.name], control, row_name)
+    for column in ("split", "take", *_PATHS, "source", "device"):
         clean[column] = _texts(clean[column], column, row_name)
     for row, split in enumerate(clean["split"]):
         if not split or split != split.strip().lower():
@@ -89,11 +101,14 @@ def validated(frame: pd.DataFrame, name: str, folder: Path, first_line: int | No
     for row, source in enumerate(clean["source"]):
         if source not in SOURCES:
             raise ValueError(f"{row_name(row)}, column source: expected one of {', '.join(SOURCES)}, got {source!r}")
+    for row, device in enumerate(clean["device"]):
+        if not device.strip():
+            raise ValueError(f"{row_name(row)}, column device: expected the name of a unit, got {device!r}")
     for column in _PATHS:
         clean[column] = _paths(clean[column], column, folder, row_name)
     _refuse_overlap(clean, row_name)
-    others = [column for column in clean.columns if column not in (*COLUMNS, *STRETCH_COLUMNS)]
-    clean = clean[[*COLUMNS, *limits, *others]]
+    others = [column for column in clean.columns if column not in (*ordered, *STRETCH_COLUMNS)]
+    clean = clean[[*ordered, *limits, *others]]
     clean.attrs = dict(frame.attrs)
     return clean
 
@@ -120,37 +135,79 @@ def stretch(row: Mapping[Any, Any]) -> tuple[int, int, int]:
     return int(start), int(stop), processed.sample_rate
 
 
-def settings_of(frame: pd.DataFrame) -> list[tuple[int, int]]:
-    """The settings that occur in a frame, as sorted pairs of switch and knob."""
-    pairs = frame[["compress_or_limit", "peak_reduction"]].drop_duplicates()
-    return sorted((int(switch), int(knob)) for switch, knob in pairs.to_numpy())
+def positions_of(row: Mapping[Any, Any], controls: Sequence[Control] = LA2A_CONTROLS) -> dict[str, Any]:
+    """Positions of the controls in a row of a frame, by name: keywords of ``process``."""
+    return {control.name: row[control.name] for control in controls}
 
 
-def linked_takes(frame: pd.DataFrame) -> NDArray[np.int64] | None:
+def rows_by_setting(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> dict[Setting, list[int]]:
+    """Row numbers of every setting that occurs in a frame, in the order of the settings."""
+    found: dict[Setting, list[int]] = {}
+    positions = (frame[control.name].tolist() for control in controls)
+    for row, setting in enumerate(zip(*positions, strict=True)):
+        found.setdefault(setting, []).append(row)
+    return dict(sorted(found.items()))
+
+
+def settings_of(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> list[Setting]:
+    """The settings that occur in a frame, sorted; each a tuple in the order of the controls."""
+    return list(rows_by_setting(frame, controls))
+
+
+def refuse_several_devices(frame: pd.DataFrame) -> None:
+    """Refuse recordings of more than one unit, which no model is of.
+
+    Raises:
+        ValueError: names the units.
+    """
+    devices = sorted(frame["device"].unique())
+    if len(devices) > 1:
+        raise ValueError(
+            f"frame: expected recordings of one device, got {', '.join(devices)}; a model belongs to one: "
+            "select its rows"
+        )
+
+
+def linked_takes(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> NDArray[np.int64] | None:
     """Number of each row's take, or None where a gain per take could not be told from parameters per setting.
 
     It can where there are several takes and all of them hang together through settings they share.
     """
     takes, take_names = pd.factorize(frame["take"], sort=True)
-    settings, setting_names = pd.factorize(frame["compress_or_limit"] * 1000 + frame["peak_reduction"])
+    settings = frame.groupby([control.name for control in controls]).ngroup().to_numpy()
     if len(take_names) < 2:
         return None
-    size = len(take_names) + len(setting_names)
+    size = len(take_names) + int(settings.max()) + 1
     edges = coo_array((np.ones(len(frame)), (takes, len(take_names) + settings)), shape=(size, size))
     linked = connected_components(edges, directed=False)[0] == 1
     return takes.astype(np.int64) if linked else None
 
 
 def _whole_numbers(values: pd.Series, column: str, row_name: Callable[[int], str]) -> pd.Series:
-    low, high = _WHOLE_NUMBERS[column]
-    numbers = pd.to_numeric(values, errors="coerce").astype("float64").to_numpy()
-    wrong = ~((numbers >= low) & (numbers <= high) & (numbers == np.floor(numbers)))
-    if wrong.any():
-        row = int(wrong.argmax())
-        expected = f"a whole number from {low} to {high}" if high <= 100 else f"a whole number from {low} on"
+    numbers = _numbers(values)
+    right = (numbers >= _FEWEST[column]) & (numbers <= _LARGEST) & (numbers == np.floor(numbers))
+    _refuse_cell(values, right, column, f"a whole number from {_FEWEST[column]} on", row_name)
+    return pd.Series(numbers.astype("int64"), index=values.index)
+
+
+def _positions(values: pd.Series, control: Control, row_name: Callable[[int], str]) -> pd.Series:
+    numbers = _numbers(values)
+    right = np.array([control.holds(number) for number in numbers])
+    _refuse_cell(values, right, control.name, control.positions, row_name)
+    return pd.Series(whole_or_not(numbers), index=values.index)
+
+
+def _numbers(values: pd.Series) -> NDArray[np.float64]:
+    return np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
+
+
+def _refuse_cell(
+    values: pd.Series, right: NDArray[np.bool_], column: str, expected: str, row_name: Callable[[int], str]
+) -> None:
+    if not right.all():
+        row = int((~right).argmax())
         got = values.tolist()[row]
         raise ValueError(f"{row_name(row)}, column {column}: expected {expected}, got {got!r}; correct the value")
-    return pd.Series(numbers.astype("int64"), index=values.index)
 
 
 def _texts(values: pd.Series, column: str, row_name: Callable[[int], str]) -> pd.Series:

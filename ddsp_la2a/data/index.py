@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ddsp_la2a.data.frame import COLUMNS, SOURCES, validated
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
+from ddsp_la2a.data.frame import SOURCES, columns, validated
 from ddsp_la2a.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -33,14 +35,15 @@ def index(root: str | Path) -> pd.DataFrame:
     logged and listed in ``frame.attrs["unpaired"]``: dictionaries with the keys path, split, kind (input, target,
     unknown), track_id, take, compress_or_limit, peak_reduction (None where unknown) and reason.
 
-    ``source`` is ``hardware`` unless a ``dataset.json`` in the folder says otherwise: ``{"source": "simulated"}``.
+    ``source`` is ``hardware`` and ``device`` is ``LA-2A`` unless a ``dataset.json`` in the folder says otherwise:
+    ``{"source": "simulated", "device": "simulated LA-2A"}``.
 
     Args:
         root: the folder; its own name doesn't matter.
 
     Returns:
-        one row a target, columns :data:`~ddsp_la2a.data.frame.COLUMNS`, ordered by split, number, take, switch
-        and knob; absolute posix paths.
+        one row a target, columns :func:`~ddsp_la2a.data.frame.columns` of the LA-2A, ordered by split, number, take,
+        switch and knob; absolute posix paths.
 
     Raises:
         FileNotFoundError: nothing at this path.
@@ -54,7 +57,7 @@ def index(root: str | Path) -> pd.DataFrame:
     if not root.is_dir():
         raise ValueError(f"{root}: expected a folder with Train, Val and Test, got a file; give the folder above")
     root = root.resolve()
-    source = _source(root)
+    origin = _origin(root)
     files = [_parsed(path, folder.name.lower()) for folder in _folders(root) for path in _wav_files(folder)]
     pairs, unpaired = _paired(files)
     if not pairs:
@@ -63,7 +66,7 @@ def index(root: str | Path) -> pd.DataFrame:
             "there and no pair; give the folder that holds Train, Val and Test"
         )
     rows = [{**target, "raw_audio_path": raw["path"], "processed_audio_path": target["path"]} for raw, target in pairs]
-    frame = pd.DataFrame(rows).assign(source=source)[list(COLUMNS)]
+    frame = pd.DataFrame(rows).assign(**origin)[list(columns())]
     order = ["split", "track_id", "take", "compress_or_limit", "peak_reduction", "processed_audio_path"]
     frame = frame.sort_values(order, ignore_index=True)
     frame = validated(frame, str(root), root)
@@ -74,25 +77,30 @@ def index(root: str | Path) -> pd.DataFrame:
     return frame
 
 
-def read_frame(source: str | Path | pd.DataFrame) -> pd.DataFrame:
+def read_frame(source: str | Path | pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> pd.DataFrame:
     """Frame from a data set folder, a saved CSV file or a DataFrame of one's own, checked in any case.
 
     Args:
         source: a folder for :func:`index`; a CSV file, whose relative paths start at its own folder; or a DataFrame,
-            whose relative paths start at the working directory. ``source`` is ``hardware`` where the column is missing;
-            the optional columns ``start_frame`` and ``stop_frame`` (exclusive) limit a row to a stretch.
+            whose relative paths start at the working directory. What columns it needs and what is filled in says
+            :func:`~ddsp_la2a.data.frame.validated`; the optional columns ``start_frame`` and ``stop_frame``
+            (exclusive) limit a row to a stretch.
+        controls: of the unit; each is a column.
 
     Returns:
-        a new frame with the columns of :func:`index` first and a fresh index.
+        a new frame with the :func:`~ddsp_la2a.data.frame.columns` first and a fresh index.
 
     Raises:
         FileNotFoundError: nothing at this path.
         ValueError: names file, row and column, what was expected, what was found and what to do.
     """
     if isinstance(source, pd.DataFrame):
-        return validated(source, "frame", Path.cwd())
+        return validated(source, "frame", Path.cwd(), controls=controls)
     path = Path(source)
     if path.is_dir():
+        if tuple(controls) != LA2A_CONTROLS:
+            names = ", ".join(control.name for control in controls)
+            raise ValueError(f"{path}: expected a CSV file with the columns {names}, got a folder, which is an LA-2A's")
         return index(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a data set folder or a CSV file, but there is nothing at this path")
@@ -101,10 +109,10 @@ def read_frame(source: str | Path | pd.DataFrame) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{path}: expected a CSV file in UTF-8 as index() gives it, got something else") from error
-    return validated(table, str(path), path.resolve().parent, first_line=2)
+    return validated(table, str(path), path.resolve().parent, first_line=2, controls=controls)
 
 
-def write_frame(frame: pd.DataFrame, path: str | Path) -> None:
+def write_frame(frame: pd.DataFrame, path: str | Path, controls: Sequence[Control] = LA2A_CONTROLS) -> None:
     """Save a frame as CSV (UTF-8), in one move.
 
     Files below the CSV's folder are written relative to it, so that the folder can be moved; others stay absolute.
@@ -112,13 +120,14 @@ def write_frame(frame: pd.DataFrame, path: str | Path) -> None:
     Args:
         frame: as :func:`read_frame` gives it.
         path: the file to write; its folder must exist.
+        controls: of the unit.
 
     Raises:
         ValueError: the frame isn't valid, or there is no such folder.
     """
     path = Path(path)
     folder = path.resolve().parent
-    table = read_frame(frame)
+    table = read_frame(frame, controls)
     for column in ("raw_audio_path", "processed_audio_path"):
         files = [Path(value) for value in table[column]]
         table[column] = [
@@ -128,10 +137,11 @@ def write_frame(frame: pd.DataFrame, path: str | Path) -> None:
         table.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
 
 
-def _source(root: Path) -> str:
+def _origin(root: Path) -> dict[str, str]:
+    """``source`` and ``device`` of a data set."""
     path = root / "dataset.json"
     if not path.is_file():
-        return "hardware"
+        return {"source": "hardware", "device": "LA-2A"}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -139,7 +149,7 @@ def _source(root: Path) -> str:
     source = content.get("source") if isinstance(content, dict) else None
     if source not in SOURCES:
         raise ValueError(f"{path}: expected a source among {', '.join(SOURCES)}, got {source!r}; correct or delete it")
-    return str(source)
+    return {"source": str(source), "device": str(content.get("device", "LA-2A"))}
 
 
 def _folders(root: Path) -> list[Path]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.data.alignment import expansion
 from ddsp_la2a.data.audio import AudioInfo
-from ddsp_la2a.data.frame import COLUMNS
 from ddsp_la2a.data.index import SPLITS
 from ddsp_la2a.data.scan import LEVELS_PER_SECOND, Scan
 
@@ -29,7 +29,7 @@ _SWAP_SURE, _SWAP_LIKELY = (0.5, 0.7), (0.3, 0.3)  # score of expansion(); sprea
 _ERRATA_SECONDS = 600.0
 _DELAYED = "its target was once delayed by 8583 samples and is shorter, with the start of the input cut"
 _MOVED = "its input was shipped in Train and belongs in Val, beside its target"
-_ERRATA_PAIRS = {
+_ERRATA_PAIRS: dict[tuple[Any, ...], str] = {
     (148, "3c", 0, 50): _DELAYED,
     (149, "3c", 0, 55): _DELAYED,
     (150, "3c", 0, 60): _DELAYED,
@@ -42,18 +42,24 @@ _ERRATA_FILES = (
 )
 
 
+def identity_columns(controls: Sequence[Control]) -> tuple[str, ...]:
+    """Columns that say which pair a finding is about."""
+    return "track_id", "split", "take", *(control.name for control in controls)
+
+
 @dataclass
 class Pair:
     """A row of the frame while it is looked at."""
 
     row: Any
+    controls: Sequence[Control]
     raw: AudioInfo | None = None
     processed: AudioInfo | None = None
     lag: float | None = None
     findings: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, finding: str, severity: str, value: Any, advice: str, path: str = "") -> None:
-        identity = {column: getattr(self.row, column) for column in COLUMNS[:5]}
+        identity = {column: getattr(self.row, column) for column in identity_columns(self.controls)}
         path = path or self.row.processed_audio_path
         self.findings.append(
             identity | {"finding": finding, "severity": severity, "value": value, "advice": advice, "path": path}
@@ -165,7 +171,8 @@ def judge_identity(pairs: list[Pair]) -> None:
         folders = [Path(path).parent.as_posix() for path in (row.raw_audio_path, row.processed_audio_path)]
         across = folders[0].lower() != folders[1].lower() and Path(folders[1]).name.lower() == row.split
         long = pair.processed is not None and pair.processed.seconds > _ERRATA_SECONDS
-        erratum = _ERRATA_PAIRS.get((row.track_id, row.take, row.compress_or_limit, row.peak_reduction))
+        setting = tuple(getattr(row, control.name) for control in pair.controls)
+        erratum = _ERRATA_PAIRS.get((row.track_id, row.take, *setting))
         if erratum and long and (across or erratum != _MOVED):
             pair.add("known_erratum", "information", erratum, "nothing, unless there is an error beside it")
         if across and Path(folders[0]).name.lower() in SPLITS:
@@ -175,7 +182,7 @@ def judge_identity(pairs: list[Pair]) -> None:
 
 def without_partner(file: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Findings on a file that :func:`~ddsp_la2a.data.index.index` left over."""
-    finding = {column: file[column] for column in COLUMNS[:5]} | {"path": file["path"]}
+    finding = {column: file[column] for column in identity_columns(LA2A_CONTROLS)} | {"path": file["path"]}
     finding["take"] = file["take"] or ""
     if file["kind"] == "unknown":
         advice = "rename the file if it is one of the recordings"

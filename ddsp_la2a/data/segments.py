@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.audio import AudioInfo, audio_info, read_audio
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.units import seconds_to_frames
@@ -46,7 +47,12 @@ def warmup_seconds(release_ms: float | Sequence[float]) -> float:
     return float(_RELEASES * releases.max() / 1000.0)
 
 
-def segments(frame: pd.DataFrame | str | Path, length_s: float = 5.0, warmup_s: float = 2.0) -> pd.DataFrame:
+def segments(
+    frame: pd.DataFrame | str | Path,
+    length_s: float = 5.0,
+    warmup_s: float = 2.0,
+    controls: Sequence[Control] = LA2A_CONTROLS,
+) -> pd.DataFrame:
     """Cut every row of a frame into segments; 1,200 s at 3 s are 400.
 
     The last segment of a row holds what is left, and is padded when read. A segment has its row's split: no second of
@@ -56,6 +62,7 @@ def segments(frame: pd.DataFrame | str | Path, length_s: float = 5.0, warmup_s: 
         frame: see :func:`~ddsp_la2a.data.index.read_frame`.
         length_s: 3 to 10 s.
         warmup_s: 0 s or more before each segment, see :func:`warmup_seconds`.
+        controls: of the unit.
 
     Returns:
         one row a segment: ``recording`` (row number in the frame), ``split``, ``start_frame`` and ``stop_frame`` of
@@ -65,7 +72,7 @@ def segments(frame: pd.DataFrame | str | Path, length_s: float = 5.0, warmup_s: 
         ValueError: a length or warm-up out of range; or a pair whose files don't have the same rate and length, or
             aren't mono.
     """
-    frame = read_frame(frame)
+    frame = read_frame(frame, controls)
     return _cut(frame, [_pair_info(row) for row in frame.itertuples(index=False)], length_s, warmup_s)
 
 
@@ -137,7 +144,9 @@ class SegmentDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     - ``raw``, ``processed``: float32 ``(W + L,)``;
     - ``mask``: float32 ``(W + L,)``, 1 where the error counts, 0 in the warm-up, in the first ``skip_s`` of a row and
       in the padding;
-    - ``compress_or_limit``, ``peak_reduction``, ``recording`` (row number in ``frame``): int64 scalars.
+    - every control by its name, such as ``compress_or_limit`` and ``peak_reduction``: int64 or float64 scalars, as in
+      ``frame``;
+    - ``recording`` (row number in ``frame``): int64 scalar.
 
     Segments in which nothing counts are left out.
 
@@ -146,9 +155,11 @@ class SegmentDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         length_s: 3 to 10 s.
         warmup_s: 0 s or more.
         skip_s: 0 s or more at the beginning of each row, where the state of the unit isn't known.
+        controls: of the unit.
 
     Attributes:
         frame: the frame, rows numbered from 0.
+        controls: of the unit.
         segments: what :func:`segments` gives, but for those left out.
         sample_rate: in Hz, of all files.
 
@@ -157,9 +168,15 @@ class SegmentDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """
 
     def __init__(
-        self, frame: pd.DataFrame | str | Path, length_s: float = 5.0, warmup_s: float = 2.0, skip_s: float = 1.0
+        self,
+        frame: pd.DataFrame | str | Path,
+        length_s: float = 5.0,
+        warmup_s: float = 2.0,
+        skip_s: float = 1.0,
+        controls: Sequence[Control] = LA2A_CONTROLS,
     ) -> None:
-        self.frame = read_frame(frame)
+        self.controls = unique(controls)
+        self.frame = read_frame(frame, controls)
         infos = pair_infos(self.frame)
         if not skip_s >= 0.0:
             raise ValueError(f"skip_s: expected 0 s or more, got {skip_s!r}")
@@ -194,7 +211,7 @@ class SegmentDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         counted_from = max(start, row_start + self._skip)
         mask[warmup + counted_from - start : total - padding] = 1.0
         result["mask"] = mask
-        for name in ("compress_or_limit", "peak_reduction"):
-            result[name] = torch.tensor(int(row[name]), dtype=torch.int64)
+        for control in self.controls:
+            result[control.name] = torch.tensor(self.frame[control.name].to_numpy()[recording])
         result["recording"] = torch.tensor(recording, dtype=torch.int64)
         return result

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.data.frame import stretch
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.units import seconds_to_frames
@@ -18,12 +20,15 @@ LATER_SECONDS = 4.0
 """How much of the end of every recording ``later-in-time`` scores."""
 
 
-def split_by(frame: pd.DataFrame | str | Path, protocol: str) -> pd.DataFrame:
+def split_by(
+    frame: pd.DataFrame | str | Path, protocol: str, controls: Sequence[Control] = LA2A_CONTROLS
+) -> pd.DataFrame:
     """The frame with ``split`` and stretches set as a protocol says.
 
     Args:
         frame: a folder, a saved ``frame.csv`` or a DataFrame.
         protocol: one of :data:`PROTOCOLS`.
+        controls: of the unit.
 
     Returns:
         for ``later-in-time`` two rows a recording, with ``start_frame`` and ``stop_frame``.
@@ -31,7 +36,7 @@ def split_by(frame: pd.DataFrame | str | Path, protocol: str) -> pd.DataFrame:
     Raises:
         ValueError: unknown protocol, or a recording too short to be split.
     """
-    rows = read_frame(frame)
+    rows = read_frame(frame, controls)
     if protocol not in PROTOCOLS:
         raise ValueError(f"split: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if protocol == "shipped":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.audio import read_audio
-from ddsp_la2a.data.frame import stretch
+from ddsp_la2a.data.frame import positions_of, stretch
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation.metrics import SCORE_COLUMNS, scores
 from ddsp_la2a.units import seconds_to_frames
@@ -24,37 +25,24 @@ SKIP_S = 1.0
 LEAD_IN_S = 30.0
 """Most audio that is processed before a stretch that starts within a recording, so that the state is warm."""
 
-COLUMNS = (
-    "model",
-    "source",
-    "protocol",
-    "track_id",
-    "split",
-    "compress_or_limit",
-    "peak_reduction",
-    "setting_seen",
-    "scored_from_s",
-    *SCORE_COLUMNS,
-    "parameters",
-    "real_time_factor",
-    "train_seconds",
-    "converged",
-    "seed",
-)
-"""Columns of ``scores.csv``."""
+
+def columns(controls: Sequence[Control] = LA2A_CONTROLS) -> tuple[str, ...]:
+    """Columns of ``scores.csv``."""
+    identity = ("model", "source", "protocol", "track_id", "split", *(control.name for control in controls))
+    about_the_fit = ("parameters", "real_time_factor", "train_seconds", "converged", "seed")
+    return *identity, "setting_seen", "scored_from_s", *SCORE_COLUMNS, *about_the_fit
 
 
 class Model(Protocol):
     """What can be scored: anything with this method.
 
-    An optional attribute ``info`` (a mapping) may say ``settings_seen`` (pairs of switch and knob), ``parameters``
-    (how many were fitted), ``train_seconds``, ``converged`` and ``seed``; what it doesn't say is left empty.
+    An optional attribute ``info`` (a mapping) may say ``settings_seen`` (tuples of positions in the order of the
+    controls), ``parameters`` (how many were fitted), ``train_seconds``, ``converged`` and ``seed``; what it doesn't say
+    is left empty.
     """
 
-    def process(
-        self, audio: NDArray[np.float32], sample_rate: float, *, compress_or_limit: int, peak_reduction: float
-    ) -> NDArray[np.floating]:
-        """Processed audio ``(time,)`` for audio ``(time,)``."""
+    def process(self, audio: NDArray[np.float32], sample_rate: float, **positions: Any) -> NDArray[np.floating]:
+        """Processed audio ``(time,)`` for audio ``(time,)`` and positions of the controls by name."""
         ...
 
 
@@ -62,6 +50,7 @@ def evaluate(
     models: Mapping[str, Model],
     frame: pd.DataFrame | str | Path,
     *,
+    controls: Sequence[Control] = LA2A_CONTROLS,
     split: str = "test",
     protocol: str = "shipped",
     progress: bool = False,
@@ -74,12 +63,13 @@ def evaluate(
     Args:
         models: name → anything with ``process``; see :class:`Model`.
         frame: a folder, a saved ``frame.csv`` or a DataFrame.
+        controls: of the unit.
         split: which rows.
         protocol: goes into the column of that name.
         progress: show a bar.
 
     Returns:
-        one row a recording and model with the columns :data:`COLUMNS`; the metrics are defined in
+        one row a recording and model with the :func:`columns`; the metrics are defined in
         :mod:`ddsp_la2a.evaluation.metrics`. ``real_time_factor`` is seconds of audio per second of ``process``.
 
     Raises:
@@ -87,7 +77,8 @@ def evaluate(
     """
     if not models:
         raise ValueError("models: expected at least one, got none")
-    rows = read_frame(frame)
+    controls = unique(controls)
+    rows = read_frame(frame, controls)
     chosen = rows[rows["split"] == split].reset_index(drop=True)
     if chosen.empty:
         raise ValueError(f"frame: expected rows whose split is {split!r}, got {', '.join(sorted(set(rows['split'])))}")
@@ -97,14 +88,7 @@ def evaluate(
             raw, target, sample_rate, start, offset = _read(row)
             for name, model in models.items():
                 began = time.perf_counter()
-                output = np.asarray(
-                    model.process(
-                        raw,
-                        sample_rate,
-                        compress_or_limit=int(row["compress_or_limit"]),
-                        peak_reduction=int(row["peak_reduction"]),
-                    )
-                )
+                output = np.asarray(model.process(raw, sample_rate, **positions_of(row, controls)))
                 seconds = time.perf_counter() - began
                 if output.shape != raw.shape:
                     raise ValueError(f"{name}: expected output of shape {raw.shape}, got {output.shape}")
@@ -113,11 +97,11 @@ def evaluate(
                     "protocol": protocol,
                     "scored_from_s": round((start + offset) / sample_rate, 3),
                     "real_time_factor": round(len(raw) / sample_rate / seconds, 1),
-                    **_described(model, row),
+                    **_described(model, tuple(positions_of(row, controls).values())),
                 }
                 scored.append({**row, **described, **scores(output, target, sample_rate, start=start)})
                 bar.update()
-    return pd.DataFrame(scored)[list(COLUMNS)]
+    return pd.DataFrame(scored)[list(columns(controls))]
 
 
 def _read(row: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32], int, int, int]:
@@ -133,12 +117,11 @@ def _read(row: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float
     return raw, target, sample_rate, scored_from - first, first
 
 
-def _described(model: Model, row: Mapping[str, Any]) -> dict[str, Any]:
+def _described(model: Model, setting: tuple[float, ...]) -> dict[str, Any]:
     info: Mapping[str, Any] = getattr(model, "info", {})
     found = {name: info.get(name) for name in ("parameters", "train_seconds", "converged", "seed")}
     seen = info.get("settings_seen")
-    setting = (int(row["compress_or_limit"]), int(row["peak_reduction"]))
-    found["setting_seen"] = None if seen is None else setting in {tuple(pair) for pair in seen}
+    found["setting_seen"] = None if seen is None else setting in {tuple(positions) for positions in seen}
     return found
 
 

@@ -15,38 +15,16 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ddsp_la2a.dsp.compressor import compressor
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
+from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.curve import static_gain_db
+from ddsp_la2a.evaluation.style import STYLE, by_switches, column_of, in_words, new_axes
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, Parameter
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude
 
-_SWITCH = {0: ("compress", "#0b6e99", "-"), 1: ("limit", "#c2571a", "--")}
-_STYLE = {
-    "figure.constrained_layout.use": True,
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "ddsp_la2a",  # the same figure gives the same bytes
-}
-
-
-def _axes(rows: int, columns: int, size: tuple[float, float], title: str, **more: Any) -> tuple[Any, NDArray[Any]]:
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=size)
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False, **more)
-        if title:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
-    return figure, axes
+_PEAK_REDUCTIONS = (0, 20, 40, 50, 60, 70, 80, 90, 100)
 
 
 def save(figure: Any, path: str | Path) -> None:
@@ -54,73 +32,125 @@ def save(figure: Any, path: str | Path) -> None:
     import matplotlib as mpl
 
     metadata = {"Date": None} if Path(path).suffix == ".svg" else None
-    with mpl.rc_context(_STYLE), replacing(path) as temporary:  # type: ignore[arg-type]
+    with mpl.rc_context(STYLE), replacing(path) as temporary:  # type: ignore[arg-type]
         figure.savefig(temporary, metadata=metadata, dpi=120)
+
+
+def _sweeps(curves: pd.DataFrame, controls: Sequence[Control]) -> list[tuple[Control, pd.DataFrame]]:
+    """Every knob that moves, and the curves along it."""
+    columns = column_of(controls)
+    knobs = [control for control in controls if control.kind == "continuous"]
+    if "swept" in curves:
+        return [(knob, curves[curves["swept"] == knob.name]) for knob in knobs if knob.name in set(curves["swept"])]
+    moving = [knob for knob in knobs if len(set(curves[columns[knob.name]])) > 1]
+    if len(moving) != 1:
+        names = ", ".join(knob.name for knob in moving) or "none"
+        raise ValueError(
+            f"curves: expected one knob that moves, or several in turn, got {names}; hold the others still"
+        )
+    return [(moving[0], curves)]
 
 
 def learned_curves(
     curves: pd.DataFrame,
-    settings_seen: Sequence[Sequence[int]] = (),
+    settings_seen: Sequence[Sequence[float]] = (),
     others: Mapping[str, pd.DataFrame] | None = None,
     title: str = "",
+    controls: Sequence[Control] = LA2A_CONTROLS,
 ) -> Any:
-    """Each parameter against peak reduction, both switch positions.
+    """Each parameter against the knob, a line for every switch position; several knobs have a column of panels each.
 
     Where the curves know how sure they are, a band shows the 95 % interval, and the line is faint where the recordings
     don't determine the parameter; bands don't widen the axes there.
 
     Args:
         curves: what :meth:`GreyBox.curves` gives.
-        settings_seen: pairs of switch and knob that were fitted, marked on the curves.
+        settings_seen: settings that were fitted; those that a curve runs through are marked on it.
         others: further curves by name, drawn thin, for comparison.
         title: over the picture, such as where the recordings come from.
+        controls: of the unit.
+
+    Raises:
+        ValueError: several knobs move at once, or none.
     """
-    figure, axes = _axes(2, 3, (10.5, 5.6), title, sharex=True)
-    for axis, parameter in zip(axes.flat, (*CARD_PARAMETERS, MAKEUP), strict=True):
-        for switch, part in curves.groupby("compress_or_limit"):
-            label, colour, dashes = _SWITCH[int(str(switch))]
-            sure = part.get(f"{parameter.name}_identifiable", pd.Series(True, index=part.index))
-            faint = {"color": colour, "lw": 1.8, "alpha": 1.0 if sure.all() else 0.35}
-            axis.plot(part["peak_reduction"], part[parameter.name], dashes, label=label, **faint)
-            if not sure.all():
-                axis.plot(part["peak_reduction"], part[parameter.name].where(sure), dashes, color=colour, lw=1.8)
-            seen = [knob for position, knob in settings_seen if position == switch]
-            marked = part[part["peak_reduction"].isin(seen)]
-            axis.plot(marked["peak_reduction"], marked[parameter.name], "o", color=colour, ms=3.5)
-            for name, other in (others or {}).items():
-                thin = other[other["compress_or_limit"] == switch]
-                axis.plot(
-                    thin["peak_reduction"], thin[parameter.name], ":", color=colour, lw=1.0, label=f"{name}, {label}"
-                )
+    sweeps = _sweeps(curves, controls)
+    parameters = (*CARD_PARAMETERS, MAKEUP)
+    if len(sweeps) == 1:
+        figure, axes = new_axes(2, 3, (10.5, 5.6), title, sharex=True)
+        panels = axes.reshape(6, 1)
+    else:
+        size = (1.0 + 2.6 * len(sweeps), 11.0)
+        figure, axes = new_axes(len(parameters), len(sweeps), size, title, sharex="col", sharey="row")
+        panels = axes
+    for row, parameter in zip(panels, parameters, strict=True):
+        for axis, (knob, part) in zip(row, sweeps, strict=True):
+            _draw(axis, part, parameter, knob, settings_seen, others or {}, controls)
         if parameter.scale == "log":
-            axis.set_yscale("log")
+            row[0].set_yscale("log")
         if f"{parameter.name}_low" in curves:
-            _bands(axis, curves, parameter.name)
+            _bands([*row], sweeps, parameter.name, controls)
         if parameter.scale == "log":
-            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            low, high = axis.get_ylim()
+            row[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            low, high = row[0].get_ylim()
             labelled = "25" if high > 10.0 * low else "23456789"
-            axis.yaxis.set_minor_formatter(lambda value, _, digits=labelled: _label(value, digits))
-            axis.tick_params(which="minor", labelsize=7)
-        axis.set_title(parameter.name, loc="left", fontweight="bold")
-        axis.set_ylabel(parameter.meaning.rsplit(", ", 1)[-1] if ", " in parameter.meaning else "in dB : out dB")
-    for axis in axes[-1]:
-        axis.set_xlabel("peak reduction")
-    axes[0, 0].legend(frameon=False)
+            row[0].yaxis.set_minor_formatter(lambda value, _, digits=labelled: _label(value, digits))
+            row[0].tick_params(which="minor", labelsize=7)
+        row[0].set_title(parameter.name, loc="left", fontweight="bold")
+        row[0].set_ylabel(parameter.meaning.rsplit(", ", 1)[-1] if ", " in parameter.meaning else "in dB : out dB")
+    for number, axis in enumerate(axes[-1]):
+        axis.set_xlabel(sweeps[min(number, len(sweeps) - 1)][0].name.replace("_", " "))
+    if axes[0, 0].get_legend_handles_labels()[1]:
+        axes[0, 0].legend(frameon=False)
     return figure
 
 
-def _bands(axis: Any, curves: pd.DataFrame, name: str) -> None:
+def _draw(
+    axis: Any,
+    curves: pd.DataFrame,
+    parameter: Parameter,
+    knob: Control,
+    settings_seen: Sequence[Sequence[float]],
+    others: Mapping[str, pd.DataFrame],
+    controls: Sequence[Control],
+) -> None:
+    """One parameter along one knob."""
+    columns = column_of(controls)
+    at = columns[knob.name]
+    for look, part in by_switches(curves, controls):
+        sure = part.get(f"{parameter.name}_identifiable", pd.Series(True, index=part.index))
+        faint = {"color": look.colour, "lw": 1.8, "alpha": 1.0 if sure.all() else 0.35}
+        axis.plot(part[at], part[parameter.name], look.dashes, label=look.label, **faint)
+        if not sure.all():
+            axis.plot(part[at], part[parameter.name].where(sure), look.dashes, color=look.colour, lw=1.8)
+        seen = pd.DataFrame([tuple(setting) for setting in settings_seen], columns=list(columns.values()))
+        still = [name for name in columns.values() if name != at]
+        along = seen[
+            (seen[still] == part[still].iloc[0]).all(axis=1) & seen[at].between(part[at].min(), part[at].max())
+        ]
+        marked = np.sort(along[at].to_numpy(dtype=np.float64))
+        axis.plot(marked, np.interp(marked, part[at], part[parameter.name]), "o", color=look.colour, ms=3.5)
+    for name, other in others.items():
+        for look, thin in by_switches(other, controls):
+            label = ", ".join(text for text in (name, look.label) if text)
+            axis.plot(thin[at], thin[parameter.name], ":", color=look.colour, lw=1.0, label=label)
+
+
+def _bands(
+    row: Sequence[Any], sweeps: Sequence[tuple[Control, pd.DataFrame]], name: str, controls: Sequence[Control]
+) -> None:
+    """Intervals of one parameter in all its panels, which share their vertical axis."""
     low, high = f"{name}_low", f"{name}_high"
-    sure = curves[curves[f"{name}_identifiable"]]
-    axis.update_datalim([*zip(sure["peak_reduction"], sure[low], strict=True)])
-    axis.update_datalim([*zip(sure["peak_reduction"], sure[high], strict=True)])
-    axis.autoscale_view()
-    limits = axis.get_ylim()
-    for switch, part in curves.groupby("compress_or_limit"):
-        colour = _SWITCH[int(str(switch))][1]
-        axis.fill_between(part["peak_reduction"], part[low], part[high], color=colour, alpha=0.12, lw=0)
-    axis.set_ylim(limits)
+    columns = column_of(controls)
+    for axis, (knob, curves) in zip(row, sweeps, strict=True):
+        sure = curves[curves[f"{name}_identifiable"]]
+        for end in (low, high):
+            axis.update_datalim([*zip(sure[columns[knob.name]], sure[end], strict=True)])
+    row[0].autoscale_view()
+    limits = row[0].get_ylim()
+    for axis, (knob, curves) in zip(row, sweeps, strict=True):
+        for look, part in by_switches(curves, controls):
+            axis.fill_between(part[columns[knob.name]], part[low], part[high], color=look.colour, alpha=0.12, lw=0)
+    row[0].set_ylim(limits)
 
 
 def _label(value: float, digits: str) -> str:
@@ -128,48 +158,83 @@ def _label(value: float, digits: str) -> str:
     return f"{value:g}" if f"{value:e}"[0] in digits else ""
 
 
-def static_curves(
-    model: GreyBox, peak_reduction: Sequence[float] = (0, 20, 40, 50, 60, 70, 80, 90, 100), title: str = ""
-) -> Any:
-    """Output over input level in dB of the steady state, one line a knob position, one panel a switch position."""
-    figure, axes = _axes(1, 2, (9.0, 4.4), title, sharey=True)
-    level_db = torch.linspace(-60.0, 0.0, 241, dtype=torch.float64)
+def static_curves(model: GreyBox, positions: Sequence[float] = (), title: str = "") -> Any:
+    """Output over input level in dB of the steady state, one line a knob position, one panel a switch position.
+
+    Several knobs have a column of panels each, in which the others stand at :meth:`GreyBox.middle`.
+
+    Args:
+        model: whose curves.
+        positions: of the knob that moves; a few over its range where none are given.
+        title: over the picture.
+    """
     import matplotlib as mpl
 
-    shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(peak_reduction)))
-    card = model.curves(peak_reduction)  # holds the ends of a table without a warning
-    for switch, axis in enumerate(axes[0]):
-        rows = card[card["compress_or_limit"] == switch][["threshold_db", "ratio", "knee_db", "makeup_db"]].to_numpy()
-        for knob, row, shade in zip(peak_reduction, torch.from_numpy(rows), shades, strict=True):
-            output = level_db + static_gain_db(level_db, *row[:3]) + row[3]
-            axis.plot(level_db, output, color=shade, label=f"{knob:g}")
-        axis.plot(level_db, level_db, color="#999999", lw=0.8, ls=":")
-        axis.set_title(_SWITCH[switch][0], loc="left", fontweight="bold")
+    knobs = [control for control in model.controls if control.kind == "continuous"]
+    middle = model.middle()
+    cards = []
+    for knob in knobs:
+        few = _PEAK_REDUCTIONS if knob in LA2A_CONTROLS else np.linspace(knob.low, knob.high, 6)
+        still = {other.name: middle[other.name] for other in knobs if other != knob}
+        cards.append(list(by_switches(model.curves(**{**still, knob.name: positions or few}), model.controls)))
+    if not knobs:
+        cards.append(list(by_switches(model.curves(), model.controls)))
+    panels = len(cards[0])
+    shape = (panels, len(knobs)) if len(knobs) > 1 else (1, panels)
+    figure, axes = new_axes(*shape, (1.0 + 4.0 * shape[1], 0.4 + 4.0 * shape[0]), title, sharey=True)
+    level_db = torch.linspace(-60.0, 0.0, 241, dtype=torch.float64)
+    columns = column_of(model.controls)
+    for number, lines in enumerate(cards):
+        for axis, (look, card) in zip(axes[:, number] if len(knobs) > 1 else axes[0], lines, strict=True):
+            rows = torch.from_numpy(card[["threshold_db", "ratio", "knee_db", "makeup_db"]].to_numpy())
+            shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(rows)))
+            labels = card[columns[knobs[number].name]] if knobs else [np.nan]
+            for at, row, shade in zip(labels, rows, shades, strict=True):
+                output = level_db + static_gain_db(level_db, *row[:3]) + row[3]
+                axis.plot(level_db, output, color=shade, label=f"{at:g}")
+            axis.plot(level_db, level_db, color="#999999", lw=0.8, ls=":")
+            axis.set_title(look.label, loc="left", fontweight="bold")
+            axis.set_aspect("equal")
+            axis.set_ylim(-60, 5)
+        if knobs:
+            name = knobs[number].name.replace("_", " ")
+            where = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(knobs) == 1 else {"loc": "upper left"}
+            axis.legend(title=name, frameon=False, **where)
+    for axis in axes[-1]:
         axis.set_xlabel("input, dBFS")
-        axis.set_aspect("equal")
-        axis.set_ylim(-60, 5)
-    axes[0, 0].set_ylabel("output, dBFS")
-    axes[0, 1].legend(title="peak reduction", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for axis in axes[:, 0]:
+        axis.set_ylabel("output, dBFS")
     return figure
 
 
-def step_response(model: GreyBox, peak_reduction: float = 65.0, sample_rate: float = 44100.0, title: str = "") -> Any:
-    """Gain over time for a steady level that jumps from −40 to −10 dBFS for half a second and back."""
+def step_response(model: GreyBox, sample_rate: float = 44100.0, title: str = "", **positions: float) -> Any:
+    """Gain over time for a steady level that jumps from −40 to −10 dBFS for half a second and back.
+
+    Args:
+        model: whose gain.
+        sample_rate: in Hz.
+        title: over the picture.
+        positions: of knobs by name; peak reduction is 65, others stand at :meth:`GreyBox.middle` unless given.
+    """
     times = np.arange(round(2.0 * sample_rate)) / sample_rate
     level = np.where((times >= 0.1) & (times < 0.6), -10.0, -40.0)
     audio = torch.from_numpy(db_to_amplitude(level))[None]
-    figure, axes = _axes(1, 1, (7.0, 3.2), title)
-    for switch, (label, colour, dashes) in _SWITCH.items():
+    figure, axes = new_axes(1, 1, (7.0, 3.2), title)
+    usual = {"peak_reduction": 65.0} if model.controls == LA2A_CONTROLS else model.middle()
+    knobs = {c.name: {**usual, **positions}[c.name] for c in model.controls if c.kind == "continuous"}
+    for look, card in by_switches(model.curves(**knobs), model.controls):
+        parameters = {name: float(card[name].iloc[0]) for name in ("threshold_db", "ratio", "knee_db", "makeup_db")}
+        times_ms = {name: float(card[name].iloc[0]) for name in ("attack_ms", "release_ms")}
         with torch.no_grad():
-            gain = compressor(audio, model.params(switch, peak_reduction), sample_rate, trace=True).gain[0]
-        axes[0, 0].plot(times, amplitude_to_db(gain), dashes, color=colour, label=label)
+            gain = compressor(audio, CompressorParams(**parameters, **times_ms), sample_rate, trace=True).gain[0]
+        axes[0, 0].plot(times, amplitude_to_db(gain), look.dashes, color=look.colour, label=look.label)
     axes[0, 0].axvspan(0.1, 0.6, color="#eeeeee", zorder=0)
     axes[0, 0].set_xlabel("time, s")
     axes[0, 0].set_ylabel("gain, dB")
-    axes[0, 0].set_title(
-        f"−40 → −10 → −40 dBFS (shaded: loud), peak reduction {peak_reduction:g}", loc="left", fontweight="bold"
-    )
-    axes[0, 0].legend(frameon=False)
+    where = ", ".join(in_words(name, position) for name, position in knobs.items())
+    axes[0, 0].set_title(f"−40 → −10 → −40 dBFS (shaded: loud), {where}", loc="left", fontweight="bold")
+    if axes[0, 0].get_legend_handles_labels()[1]:
+        axes[0, 0].legend(frameon=False)
     return figure
 
 
@@ -195,7 +260,7 @@ def gain_reduction(
     times = (np.arange(count) + 0.5) * frame_s
     before = level_db(raw)
     audible = before > -60.0
-    figure, axes = _axes(2, 1, (9.0, 4.4), title, sharex=True, height_ratios=[1, 2])
+    figure, axes = new_axes(2, 1, (9.0, 4.4), title, sharex=True, height_ratios=[1, 2])
     axes[0, 0].fill_between(times, -60.0, np.maximum(before, -60.0), color="#bbbbbb", lw=0)
     axes[0, 0].set_ylabel("input, dBFS")
     colours = ["#222222", "#0b6e99", "#c2571a", "#5b8a3a", "#8a4f9e"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.audio import audio_info
-from ddsp_la2a.data.frame import STRETCH_COLUMNS, linked_takes, settings_of
+from ddsp_la2a.data.frame import STRETCH_COLUMNS, linked_takes, refuse_several_devices, settings_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings, fit_gauss_newton
 from ddsp_la2a.fitting.gradient import AdamSettings, Training, train
-from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
+from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, control_columns
 from ddsp_la2a.units import db_to_amplitude
 
 
@@ -72,7 +74,7 @@ class _AtTakeGains(nn.Module):
         super().__init__()
         self.model = model
         self._sample_rate = sample_rate
-        takes = linked_takes(frame)
+        takes = linked_takes(frame, model.controls)
         self._gain_db = None
         if takes is not None:
             self._take = torch.from_numpy(takes)
@@ -81,8 +83,7 @@ class _AtTakeGains(nn.Module):
     def forward(self, batch: dict[str, Tensor], state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         output, state = self.model(
             batch["raw"],
-            batch["compress_or_limit"],
-            batch["peak_reduction"],
+            torch.stack([batch[control.name].double() for control in self.model.controls], dim=-1),
             self._sample_rate,
             state=1.0 if state is None else state,
             return_state=True,
@@ -94,14 +95,14 @@ class _AtTakeGains(nn.Module):
 
     def prior_energy(self) -> Tensor:
         """Half the squared weights (not the biases) of the network: controls that do nothing cost nothing."""
-        weights = [w for name, w in self.model.controls.named_parameters() if name.endswith("weight")]
+        weights = [w for name, w in self.model.card.named_parameters() if name.endswith("weight")]
         return 0.5 * sum((w.square().sum() for w in weights), torch.zeros((), dtype=torch.float64))
 
 
-def data_hash(frame: pd.DataFrame) -> str:
+def data_hash(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> str:
     """Hash of which recordings a frame names: their settings, stretches, file names, sizes and times of change."""
     digest = hashlib.sha256()
-    names = ["split", "take", *CONTROLS, *(c for c in STRETCH_COLUMNS if c in frame.columns)]
+    names = ["split", "take", *(c.name for c in controls), *(c for c in STRETCH_COLUMNS if c in frame.columns)]
     for row in frame.itertuples(index=False):
         described = [str(getattr(row, name)) for name in names]
         for path in (Path(str(row.raw_audio_path)), Path(str(row.processed_audio_path))):
@@ -111,11 +112,11 @@ def data_hash(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def generic_start(frame: pd.DataFrame) -> ParameterTable:
+def generic_start(frame: pd.DataFrame, controls: Sequence[Control]) -> ParameterTable:
     """A table with a row for every setting of a frame, each at the generic start."""
-    settings = frame[list(CONTROLS)].drop_duplicates()
+    settings = pd.DataFrame(settings_of(frame, controls), columns=control_columns(controls))
     starts = {p.name: p.start for p in (*CARD_PARAMETERS, MAKEUP)}
-    return ParameterTable(settings.assign(**starts), nearest=True)
+    return ParameterTable(settings.assign(**starts), controls, nearest=True)
 
 
 METHODS = ("gauss-newton", "adam")
@@ -126,6 +127,7 @@ def fit(
     method: str = "gauss-newton",
     per_setting: bool = False,
     *,
+    controls: Sequence[Control] = LA2A_CONTROLS,
     gauss_newton: GaussNewtonSettings | None = None,
     adam: AdamSettings | None = None,
     segment_s: float = 5.0,
@@ -133,7 +135,7 @@ def fit(
     seed: int = 0,
     progress: bool = False,
 ) -> FitResult:
-    """Fit a grey box to recordings of a unit.
+    """Fit a grey box to recordings of one unit.
 
     Trains on the rows whose ``split`` is ``train`` and never looks at ``test``. Rows of several takes get a gain per
     take (zero mean) where takes share settings. ``gauss-newton`` needs a few dozen passes over the audio, reads it from
@@ -141,10 +143,12 @@ def fit(
     gradient of segments, for losses that are no sum of squares, and watches the rows of ``val`` to know when to stop.
 
     Args:
-        frame: a folder, a saved ``frame.csv`` or a DataFrame; see :func:`ddsp_la2a.index`.
+        frame: a folder, a saved ``frame.csv`` or a DataFrame; see :func:`ddsp_la2a.read_frame`.
         method: ``gauss-newton`` or ``adam``.
         per_setting: fit every setting on its own, make-up included, without the network: what a joint model has to
             be compared with. Other settings then get the parameters of the nearest one.
+        controls: what the unit lets its user set; each is a column of the frame. Fewer settings than would determine
+            curves over them all are no obstacle: what the recordings leave open the network's prior decides.
         gauss_newton: how, for that method; None for what suits the grey box.
         adam: how, for that method.
         segment_s: length of Adam's segments in seconds, 3 to 10.
@@ -158,8 +162,8 @@ def fit(
         The model with history and configuration; the model's ``info`` names data hash and scores.
 
     Raises:
-        ValueError: no ``train`` rows, an unknown method, the other method's settings, or recordings that can't be
-            read.
+        ValueError: no ``train`` rows, several devices, an unknown method, the other method's settings, or recordings
+            that can't be read.
         KeyboardInterrupt: Ctrl-C before there was anything worth keeping; later it ends the fit with the best so far.
     """
     if method not in METHODS:
@@ -169,33 +173,38 @@ def fit(
             raise ValueError(
                 f"{name.replace('-', '_')}: expected no settings for method {method!r}, got some; leave them out"
             )
-    rows = read_frame(frame)
+    controls = unique(controls)
+    rows = read_frame(frame, controls)
     by_split = {str(split): part.reset_index(drop=True) for split, part in rows.groupby("split")}
     if "train" not in by_split:
         raise ValueError(
             f"frame: expected rows whose split is 'train', got {', '.join(sorted(by_split))}; set the split column, "
             "or hold time out (--split later-in-time)"
         )
+    fitted = rows[rows["split"] != "test"]
+    refuse_several_devices(fitted)
     config: dict[str, Any] = {"method": method, "per_setting": per_setting, "seed": seed}
+    config["controls"] = [control.as_dict() for control in controls]
     if method == "adam":
         config |= {"segment_s": segment_s, "warmup_s": warmup_s, "adam": asdict(adam or AdamSettings())}
         config["adam"]["seed"] = seed
         settings = AdamSettings(**config["adam"])
-        model, ran = _fit_adam(by_split, per_setting, segment_s, warmup_s, settings, seed, progress)
+        model, ran = _fit_adam(by_split, controls, per_setting, segment_s, warmup_s, settings, seed, progress)
         training_loss, validation_esr = _least(ran.history, "loss"), _least(ran.history, "validation_esr")
     else:
         config["gauss_newton"] = asdict(gauss_newton or GaussNewtonSettings())
         how = GaussNewtonSettings(**config["gauss_newton"])
-        model, ran = fit_gauss_newton(by_split["train"], per_setting, how, seed, progress)
+        model, ran = fit_gauss_newton(by_split["train"], controls, per_setting, how, seed, progress)
         last = ran.history[ran.history["stage"] == ran.history["stage"].iloc[-1]]
         training_loss, validation_esr = _least(last, "error"), None
     training = by_split["train"]
     model.info = {
+        "device": str(training["device"].iloc[0]),
         "source": sorted(training["source"].unique().tolist()),
         "sample_rate": audio_info(training["raw_audio_path"].iloc[0]).sample_rate,
-        "data_sha256": data_hash(rows[rows["split"] != "test"]),
+        "data_sha256": data_hash(fitted, controls),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "settings_seen": settings_of(training),
+        "settings_seen": settings_of(training, controls),
         "training_loss": training_loss,
         "validation_esr": validation_esr,
         "converged": ran.converged,
@@ -209,6 +218,7 @@ def fit(
 
 def _fit_adam(
     by_split: dict[str, pd.DataFrame],
+    controls: Sequence[Control],
     per_setting: bool,
     segment_s: float,
     warmup_s: float,
@@ -216,9 +226,11 @@ def _fit_adam(
     seed: int,
     progress: bool,
 ) -> tuple[GreyBox, Training]:
-    training = SegmentDataset(by_split["train"], segment_s, warmup_s)
-    validation = SegmentDataset(by_split["val"], segment_s, warmup_s) if "val" in by_split else None
-    model = GreyBox(generic_start(training.frame) if per_setting else ControlNet(seed=seed))
+    training = SegmentDataset(by_split["train"], segment_s, warmup_s, controls=controls)
+    watched = by_split.get("val")
+    validation = None if watched is None else SegmentDataset(watched, segment_s, warmup_s, controls=controls)
+    card = generic_start(training.frame, controls) if per_setting else ControlNet(seed=seed, controls=controls)
+    model = GreyBox(card)
     # One gain is enough: a table has its own, one a setting.
     model.makeup.requires_grad_(not per_setting)
     ran = train(

@@ -14,7 +14,8 @@ import torch
 from scipy.stats import qmc
 from torch import nn
 
-from ddsp_la2a.data.frame import linked_takes, settings_of
+from ddsp_la2a.controls import Control
+from ddsp_la2a.data.frame import linked_takes, rows_by_setting
 from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT
 from ddsp_la2a.fitting.gradient import WEIGHT_PRIOR_S, Training
 from ddsp_la2a.fitting.joint import Joint, JointProblem, NetworkCard, TableCard
@@ -22,9 +23,9 @@ from ddsp_la2a.fitting.least_squares import Minimum, Quadratic, Steps, in_step, 
 from ddsp_la2a.fitting.passes import CARD, LIMIT, Array, Passes, physical, sum_of
 from ddsp_la2a.fitting.recordings import SUMS_PER_S, Recordings
 from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance, score_covariance
-from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
+from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, control_columns
 from ddsp_la2a.units import DB_PER_NEPER
 
 _GLANCE_S, _THIN_S, _THICKER_S = 5.0, 20.0, 120.0
@@ -182,7 +183,7 @@ def _fit_network(
     Returns:
         the network, whose weights are not yet set, what was fitted and where it ended.
     """
-    takes = linked_takes(recordings.frame)
+    takes = linked_takes(recordings.frame, networks[0].controls)
     thin = recordings.thinned(_THIN_S)
     steps: dict[str, Any] = {"max_steps": settings.max_steps, "tolerance": _ROUGH}
     alone = fit_settings(passes, recordings, groups, seed=seed, max_steps=settings.max_steps, rough=True)
@@ -229,12 +230,18 @@ def _marked(joint: Joint, interrupted: bool) -> Joint:
 
 
 def fit_gauss_newton(
-    frame: pd.DataFrame, per_setting: bool, settings: GaussNewtonSettings, seed: int, progress: bool
+    frame: pd.DataFrame,
+    controls: Sequence[Control],
+    per_setting: bool,
+    settings: GaussNewtonSettings,
+    seed: int,
+    progress: bool,
 ) -> tuple[GreyBox, Training]:
     """Fit all rows of a frame; the model knows its covariance.
 
     Args:
         frame: the rows to fit.
+        controls: of the unit.
         per_setting: every setting on its own, make-up included.
         settings: how.
         seed: of spread starts and of the networks' first weights.
@@ -243,16 +250,15 @@ def fit_gauss_newton(
     Returns:
         the model, and history (``stage``, ``seconds``, ``error``: error-to-signal ratio, a row a pass) and outcome.
     """
-    recordings = Recordings(frame, exact=settings.exact)
-    settings_seen = settings_of(recordings.frame)
-    rows_of = recordings.frame.groupby(list(CONTROLS)).indices
-    groups = [list(rows_of[setting]) for setting in settings_seen]
+    recordings = Recordings(frame, exact=settings.exact, controls=controls)
+    rows_of = rows_by_setting(recordings.frame, controls)
+    groups = list(rows_of.values())
     passes = Passes(settings.error_filter, progress)
     if per_setting:
         minima = fit_settings(passes, recordings, groups, seed=seed, max_steps=settings.max_steps, rough=False)
         rows = [physical(minimum.point).numbers() for minimum in minima]
-        at = pd.DataFrame(settings_seen, columns=list(CONTROLS))
-        model = GreyBox(ParameterTable(at.join(pd.DataFrame(rows)), nearest=True))
+        at = pd.DataFrame(list(rows_of), columns=control_columns(controls))
+        model = GreyBox(ParameterTable(at.join(pd.DataFrame(rows)), controls, nearest=True))
         model.makeup.requires_grad_(False)  # a table has its own, one a setting
         of_rows = [
             _covariance_of_setting(minimum, recordings.seconds[rows], recordings.sample_rate)
@@ -261,7 +267,7 @@ def fit_gauss_newton(
         model.covariance = torch.from_numpy(np.stack(of_rows))
         finished = all(minimum.converged for minimum in minima), any(minimum.interrupted for minimum in minima)
     else:
-        networks = [ControlNet(seed=seed + number) for number in range(_NETWORKS)]
+        networks = [ControlNet(seed=seed + number, controls=controls) for number in range(_NETWORKS)]
         network, problem, joint = _fit_network(passes, recordings, groups, networks, settings, seed)
         weights = sum(p.numel() for p in network.parameters())
         point = torch.from_numpy(joint.minimum.point)

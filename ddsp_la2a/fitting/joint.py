@@ -22,7 +22,7 @@ from scipy.linalg import helmert
 from ddsp_la2a.fitting.least_squares import Damping, Minimum, Quadratic, levenberg_marquardt, minimised
 from ddsp_la2a.fitting.passes import CARD, Array, Passes, sum_of
 from ddsp_la2a.fitting.recordings import Recordings
-from ddsp_la2a.model.control_net import CONTROLS, ControlNet
+from ddsp_la2a.model.control_net import ControlNet
 
 _INNER_STEPS, _INNER_TOLERANCE = 50, 1e-4
 
@@ -66,7 +66,8 @@ class NetworkCard:
     def __init__(self, network: ControlNet, frame: pd.DataFrame, prior_s: float) -> None:
         named = [(name, p.detach().numpy()) for name, p in network.named_parameters()]
         self._shapes = [values.shape for _, values in named]
-        self._inputs = network.inputs(*(torch.tensor(frame[name].to_numpy()) for name in CONTROLS)).numpy()
+        positions = frame[[control.name for control in network.controls]].to_numpy(dtype=np.float64)
+        self._inputs = network.inputs(torch.from_numpy(positions)).numpy()
         self.start = np.concatenate([values.ravel() for _, values in named])
         is_matrix = np.concatenate([np.full(values.size, name.endswith("weight")) for name, values in named])
         self.mean = np.where(is_matrix, 0.0, self.start)

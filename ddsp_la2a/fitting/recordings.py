@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.data.audio import read_blocks
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import pair_infos, warmup_seconds
@@ -50,6 +51,7 @@ class Recordings:
         frame: see :func:`~ddsp_la2a.data.index.read_frame`.
         skip_s: seconds at the beginning of each row that don't count: the state of the unit isn't known there.
         exact: one lane a row.
+        controls: of the unit.
 
     Attributes:
         frame: the rows, numbered from 0.
@@ -60,10 +62,17 @@ class Recordings:
         ValueError: a pair that doesn't fit together, different rates, or a row no longer than ``skip_s``.
     """
 
-    def __init__(self, frame: pd.DataFrame | str | Path, skip_s: float = 1.0, *, exact: bool = False) -> None:
+    def __init__(
+        self,
+        frame: pd.DataFrame | str | Path,
+        skip_s: float = 1.0,
+        *,
+        exact: bool = False,
+        controls: Sequence[Control] = LA2A_CONTROLS,
+    ) -> None:
         if not 0.0 <= skip_s < np.inf:
             raise ValueError(f"skip_s: expected 0 s or more, got {skip_s!r}")
-        self.frame = read_frame(frame)
+        self.frame = read_frame(frame, controls)
         infos = pair_infos(self.frame)
         self.sample_rate = infos[0].sample_rate
         self._skip = seconds_to_frames(skip_s, self.sample_rate)

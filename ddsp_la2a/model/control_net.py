@@ -1,30 +1,55 @@
-"""From switch and knob to physical parameters: a small network, or a table."""
+"""From the positions of the controls to physical parameters: a small network, or a table."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, Parameter
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, distances, unique
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, Parameter, control_columns
 
-CONTROLS = ("compress_or_limit", "peak_reduction")
+
+def network_inputs(controls: Sequence[Control], positions: Tensor) -> Tensor:
+    """Positions as a network takes them, every input from −1 to 1.
+
+    A switch of more than two positions, which are not on the way to one another, has one input for each: 1 where it
+    stands, −1 elsewhere.
+
+    Args:
+        controls: of the unit.
+        positions: in the order of the controls.
+
+    Shape:
+        ``(batch, controls)`` → ``(batch, inputs)``, of the same type.
+    """
+    found = []
+    for control, position in zip(controls, positions.unbind(-1), strict=True):
+        if control.kind == "switch" and control.high - control.low > 1:
+            places = range(round(control.low), round(control.high) + 1)
+            found += [2.0 * (position == place).to(position.dtype) - 1.0 for place in places]
+        else:
+            found.append((position - control.low) / (0.5 * (control.high - control.low)) - 1.0)
+    return torch.stack(found, dim=-1)
 
 
 class ControlNet(nn.Module):
-    """A multi-layer perceptron from (switch, peak reduction) to the five card parameters, always within their ranges.
+    """A multi-layer perceptron from the controls to the five card parameters, always within their ranges.
 
-    Two hidden layers of eight tanh units have 141 weights: enough for curves over a knob, too few to wriggle. It
-    starts as a compressor that doesn't depend on its controls.
+    Two hidden layers of eight tanh units have 141 weights for a switch and a knob: enough for curves over a knob, too
+    few to wriggle. It starts as a compressor that doesn't depend on its controls.
 
     Args:
         hidden: units of each hidden layer.
         parameters: what it gives; each with range and start.
         seed: of the first weights. The global random state is left alone.
+        controls: of the unit; positions are ``(batch, controls)`` float64, in their order.
     """
 
     def __init__(
@@ -32,11 +57,14 @@ class ControlNet(nn.Module):
         hidden: tuple[int, ...] = (8, 8),
         parameters: tuple[Parameter, ...] = CARD_PARAMETERS,
         seed: int = 0,
+        controls: Sequence[Control] = LA2A_CONTROLS,
     ) -> None:
         super().__init__()
+        self.controls = unique(controls)
         self.hidden = tuple(hidden)
         self.parameters_table = tuple(parameters)
-        widths = [len(CONTROLS), *self.hidden, len(self.parameters_table)]
+        inputs = self.inputs(torch.zeros(len(self.controls))).shape[-1]
+        widths = [inputs, *self.hidden, len(self.parameters_table)]
         generator = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleList()
         for fan_in, fan_out in itertools.pairwise(widths):
@@ -56,37 +84,36 @@ class ControlNet(nn.Module):
             last.bias.copy_(torch.cat(start))
 
     @property
-    def card(self) -> tuple[Parameter, ...]:
+    def card_parameters(self) -> tuple[Parameter, ...]:
         """The parameters that depend on the controls."""
         return self.parameters_table
 
-    @staticmethod
-    def inputs(compress_or_limit: Tensor, peak_reduction: Tensor) -> Tensor:
-        """The controls as the first layer takes them, from −1 to 1, ``(batch, 2)`` float64."""
-        return torch.stack([compress_or_limit.double() * 2.0 - 1.0, peak_reduction.double() / 50.0 - 1.0], dim=-1)
+    def inputs(self, positions: Tensor) -> Tensor:
+        """What the first layer takes, from −1 to 1, ``(batch, inputs)`` float64; see :func:`network_inputs`."""
+        return network_inputs(self.controls, positions.double())
 
-    def unconstrained(self, compress_or_limit: Tensor, peak_reduction: Tensor, weights: Tensor | None = None) -> Tensor:
-        """What the ranges are put on, ``(batch, parameters)`` float64, for controls of shape ``(batch,)``.
+    def unconstrained(self, positions: Tensor, weights: Tensor | None = None) -> Tensor:
+        """What the ranges are put on, ``(batch, parameters)`` float64.
 
         Args:
-            compress_or_limit, peak_reduction: the controls.
+            positions: ``(batch, controls)``.
             weights: taken instead of its own; all in one vector, in the order of ``parameters()``.
         """
         own = list(self.parameters())
         taken = own if weights is None else weights.split([p.numel() for p in own])
         shaped = [part.reshape(p.shape) for part, p in zip(taken, own, strict=True)]
-        values = self.inputs(compress_or_limit, peak_reduction)
+        values = self.inputs(positions)
         for matrix, bias in zip(shaped[::2], shaped[1::2], strict=True):
             values = nn.functional.linear(values if matrix is shaped[0] else torch.tanh(values), matrix, bias)
         return values
 
-    def forward(self, compress_or_limit: Tensor, peak_reduction: Tensor) -> dict[str, Tensor]:
-        """Physical parameters by name, each ``(batch,)`` float64, for controls of shape ``(batch,)``."""
-        unconstrained = self.unconstrained(compress_or_limit, peak_reduction)
+    def forward(self, positions: Tensor) -> dict[str, Tensor]:
+        """Physical parameters by name, each ``(batch,)`` float64, for positions ``(batch, controls)``."""
+        unconstrained = self.unconstrained(positions)
         return {p.name: p.to_physical(unconstrained[..., i]) for i, p in enumerate(self.parameters_table)}
 
     def config(self) -> dict[str, Any]:
-        """What, beside the weights, rebuilds it."""
+        """What, beside controls and weights, rebuilds it."""
         return {
             "type": "control-net",
             "hidden": list(self.hidden),
@@ -95,40 +122,50 @@ class ControlNet(nn.Module):
 
 
 class ParameterTable(nn.Module):
-    """One row of parameters a setting; between settings of the same switch position linear on each parameter's scale.
+    """One row of parameters a setting; between settings along one knob linear on each parameter's scale.
 
     Outside the settings of a switch position the nearest one is held, with a warning. The rows are learnable, which is
     what a fit of every setting on its own uses.
 
     Args:
-        settings: columns ``compress_or_limit``, ``peak_reduction`` and one a parameter; one row a setting.
-        nearest: take the nearest setting as it is instead of interpolating.
+        settings: a column a control, see :func:`~ddsp_la2a.model.parameters.control_columns`, and one a parameter; one
+            row a setting.
+        controls: of the unit; one knob and any switches unless ``nearest``.
+        nearest: take the nearest setting as it is instead of interpolating; see :func:`ddsp_la2a.controls.distances`.
 
     Raises:
-        ValueError: no settings, a setting twice, or a value out of range.
+        ValueError: no settings, a setting twice, a value out of range, or several knobs to interpolate along.
     """
 
     settings: Tensor
 
-    def __init__(self, settings: pd.DataFrame, nearest: bool = False) -> None:
+    def __init__(
+        self, settings: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS, nearest: bool = False
+    ) -> None:
         super().__init__()
+        self.controls = unique(controls)
+        self._switches = [number for number, c in enumerate(self.controls) if c.kind == "switch"]
+        knobs = [number for number, c in enumerate(self.controls) if c.kind == "continuous"]
+        if not nearest and len(knobs) != 1:
+            raise ValueError(
+                f"settings: expected one knob to interpolate along, got {len(knobs)}; take the nearest setting instead"
+            )
+        self._knob = knobs[0] if knobs else -1
+        at = control_columns(self.controls)
         names = [p.name for p in (*CARD_PARAMETERS, MAKEUP) if p.name in settings.columns]
-        missing = [name for name in (*CONTROLS, *(p.name for p in CARD_PARAMETERS)) if name not in settings.columns]
+        missing = [name for name in (*at, *(p.name for p in CARD_PARAMETERS)) if name not in settings.columns]
         if missing or settings.empty:
             raise ValueError(f"settings: expected rows with all columns, got {len(settings)} rows without {missing}")
-        if settings.duplicated(list(CONTROLS)).any():
+        if settings.duplicated(at).any():
             raise ValueError("settings: expected every setting once, got one twice")
-        for name, allowed in (
-            ("compress_or_limit", settings["compress_or_limit"].isin([0, 1])),
-            ("peak_reduction", settings["peak_reduction"].between(0, 100)),
-        ):
-            if not allowed.all():
-                expected = "0 or 1" if name == "compress_or_limit" else "0 to 100"
-                raise ValueError(f"settings: expected {name} {expected}, got {settings.loc[~allowed, name].iloc[0]}")
-        rows = settings.sort_values(list(CONTROLS))
+        for control, name in zip(self.controls, at, strict=True):
+            for position in settings[name]:
+                if not control.holds(position):
+                    raise ValueError(f"settings: expected {name} {control.positions}, got {position}")
+        rows = settings.sort_values(at)
         self.nearest = nearest
         self.parameters_table = tuple(p for p in (*CARD_PARAMETERS, MAKEUP) if p.name in names)
-        self.register_buffer("settings", torch.tensor(rows[list(CONTROLS)].to_numpy(), dtype=torch.float64))
+        self.register_buffer("settings", torch.tensor(rows[at].to_numpy(), dtype=torch.float64))
         columns = [
             p.to_unconstrained(torch.tensor(rows[p.name].to_numpy(), dtype=torch.float64))
             for p in self.parameters_table
@@ -136,13 +173,13 @@ class ParameterTable(nn.Module):
         self.rows = nn.Parameter(torch.stack(columns, dim=1))
 
     @property
-    def card(self) -> tuple[Parameter, ...]:
+    def card_parameters(self) -> tuple[Parameter, ...]:
         """The parameters that depend on the controls, make-up aside."""
         return tuple(p for p in self.parameters_table if p != MAKEUP)
 
-    def forward(self, compress_or_limit: Tensor, peak_reduction: Tensor) -> dict[str, Tensor]:
-        """Physical parameters by name, each ``(batch,)`` float64, for controls of shape ``(batch,)``."""
-        lower, upper, weight = self.neighbours(compress_or_limit, peak_reduction.double())
+    def forward(self, positions: Tensor) -> dict[str, Tensor]:
+        """Physical parameters by name, each ``(batch,)`` float64, for positions ``(batch, controls)``."""
+        lower, upper, weight = self.neighbours(positions.double())
         found = {}
         for i, parameter in enumerate(self.parameters_table):
             physical = parameter.to_physical(self.rows[:, i])
@@ -151,38 +188,60 @@ class ParameterTable(nn.Module):
             found[parameter.name] = parameter.unscaled(scaled[lower] + weight * (scaled[upper] - scaled[lower]))
         return found
 
-    def neighbours(self, switch: Tensor, knob: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows below and above each knob position, and how far it lies between them."""
+    def neighbours(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows below and above each position ``(batch, controls)``, and how far it lies between them."""
         lower, upper, weight = [], [], []
-        for one_switch, one_knob in zip(switch.tolist(), knob, strict=True):
-            rows = torch.nonzero(self.settings[:, 0] == one_switch).flatten()
-            if not len(rows):  # a switch position never seen: the other one is the best guess there is
-                warnings.warn(f"compress_or_limit {one_switch:g} isn't in the table: the other is used", stacklevel=4)
-                rows = torch.nonzero(self.settings[:, 0] == self.settings[0, 0]).flatten()
-            knots = self.settings[rows, 1]
-            position = float(one_knob.detach())
-            if not knots[0] <= position <= knots[-1] and not self.nearest:
-                held = knots[0] if position < knots[0] else knots[-1]
-                warnings.warn(
-                    f"peak_reduction {position:g} lies outside the table ({knots[0]:g}–{knots[-1]:g}): "
-                    f"the setting at {held:g} is held",
-                    stacklevel=4,
-                )
+        for position in positions:
+            same = self._same_switches(position, warn=True)
             if self.nearest:
-                at = torch.argmin((knots - position).abs())
-                below = above = int(at)
+                below = above = int(same[0])
+                inside = torch.zeros_like(position[0])
             else:
-                above = int(torch.searchsorted(knots, position).clamp(1 if len(knots) > 1 else 0, len(knots) - 1))
-                below = max(above - 1, 0)
-            span = knots[above] - knots[below]
-            inside = (one_knob - knots[below]) / span if span > 0 else torch.zeros_like(one_knob)
-            lower.append(int(rows[below]))
-            upper.append(int(rows[above]))
-            weight.append(inside.clamp(0.0, 1.0))
+                below, above, inside = self._between(torch.sort(same).values, position[self._knob])
+            lower.append(below)
+            upper.append(above)
+            weight.append(inside)
         return torch.tensor(lower), torch.tensor(upper), torch.stack(weight)
 
+    def held(self, positions: Tensor) -> Tensor:
+        """Positions ``(batch, controls)`` with the knob brought within the settings it is interpolated between."""
+        if self.nearest:
+            return positions
+        found = positions.clone()
+        for number, position in enumerate(positions):
+            knots = self.settings[self._same_switches(position, warn=False), self._knob]
+            found[number, self._knob] = position[self._knob].clamp(knots.min(), knots.max())
+        return found
+
+    def _same_switches(self, position: Tensor, warn: bool) -> Tensor:
+        """Rows with these positions of the switches, nearest first; where there are none, with those of the nearest."""
+        at, settings = position.detach().numpy(), self.settings.numpy()
+        order = np.argsort(distances(self.controls, settings, at), kind="stable")
+        wanted, there = at[self._switches], settings[order[0], self._switches]
+        if warn and (wanted != there).any():
+            text = ", ".join(f"{self.controls[n].name} {at[n]:g}" for n in self._switches)
+            warnings.warn(f"{text} isn't in the table: the nearest setting is used", stacklevel=5)
+        return torch.from_numpy(order[(settings[order][:, self._switches] == there).all(axis=1)])
+
+    def _between(self, rows: Tensor, knob: Tensor) -> tuple[int, int, Tensor]:
+        """Two of these rows, and how far the knob lies between them."""
+        knots = self.settings[rows, self._knob]
+        position = float(knob.detach())
+        if not knots[0] <= position <= knots[-1]:
+            held = knots[0] if position < knots[0] else knots[-1]
+            warnings.warn(
+                f"{self.controls[self._knob].name} {position:g} lies outside the table ({knots[0]:g}–{knots[-1]:g}): "
+                f"the setting at {held:g} is held",
+                stacklevel=5,
+            )
+        above = int(torch.searchsorted(knots, position).clamp(1 if len(knots) > 1 else 0, len(knots) - 1))
+        below = max(above - 1, 0)
+        span = knots[above] - knots[below]
+        inside = (knob - knots[below]) / span if span > 0 else torch.zeros_like(knob)
+        return int(rows[below]), int(rows[above]), inside.clamp(0.0, 1.0)
+
     def config(self) -> dict[str, Any]:
-        """What, beside the rows, rebuilds it."""
+        """What, beside controls and rows, rebuilds it."""
         return {
             "type": "table",
             "nearest": self.nearest,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,112 +12,141 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ddsp_la2a.controls import Control, distances, whole_or_not
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.stream import Stream
-from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
+from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.intervals import extrapolated, intervals
-from ddsp_la2a.model.parameters import MAKEUP
+from ddsp_la2a.model.parameters import MAKEUP, control_columns
+
+_ONE_SWEEP, _MANY_SWEEPS = 101, 21
+"""Positions over the range of the one knob that curves run along, and of each of several."""
 
 
-def check_controls(compress_or_limit: Any, peak_reduction: Any) -> None:
-    """Refuse a switch or knob position that the unit doesn't have.
+def check_controls(controls: Sequence[Control], positions: Sequence[Any]) -> None:
+    """Refuse a position that the unit doesn't have.
+
+    Args:
+        controls: of the unit.
+        positions: a number or several for each of them, in their order.
 
     Raises:
         ValueError: names the control, what was expected and what came.
     """
-    switch, knob = _numbers(compress_or_limit), _numbers(peak_reduction)
-    if switch is None or not bool(((switch == 0) | (switch == 1)).all()):
-        raise ValueError(f"compress_or_limit: expected 0 (compress) or 1 (limit), got {compress_or_limit!r}")
-    if knob is None or not bool(((knob >= 0) & (knob <= 100)).all()):
-        raise ValueError(f"peak_reduction: expected 0 to 100, got {peak_reduction!r}")
+    for control, position in zip(controls, positions, strict=True):
+        try:
+            numbers = torch.as_tensor(position, dtype=torch.float64).detach()
+        except (TypeError, ValueError, RuntimeError):
+            numbers = torch.tensor(torch.nan)
+        if not all(control.holds(number) for number in numbers.flatten().tolist()):
+            raise ValueError(f"{control.name}: expected {control.positions}, got {position!r}")
 
 
-def _numbers(value: Any) -> Tensor | None:
-    try:
-        return torch.as_tensor(value, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError):
-        return None
+def in_order(controls: Sequence[Control], positions: Mapping[str, Any]) -> list[Any]:
+    """Positions by name in the order of the controls.
+
+    Raises:
+        ValueError: one is missing or unknown; names those there are.
+    """
+    names = [control.name for control in controls]
+    if set(positions) != set(names):
+        got = ", ".join(positions) or "none"
+        raise ValueError(f"controls: expected a position for each of {', '.join(names)}, got {got}")
+    return [positions[name] for name in names]
 
 
 class GreyBox(nn.Module):
-    """An explicit compressor whose parameters are derived from switch and knob.
+    """An explicit compressor whose parameters are derived from the positions of the unit's controls.
 
     Most users need only :meth:`process`, :meth:`curves`, :meth:`stream`, :meth:`save` and ``ddsp_la2a.load``.
 
     Args:
-        controls: :class:`ControlNet` or :class:`ParameterTable`.
+        card: :class:`ControlNet` or :class:`ParameterTable`; it knows the controls.
         info: plain data about where it comes from (data hash, scores, citation); kept in the model file.
 
     Attributes:
+        controls: of the unit, a tuple of :class:`~ddsp_la2a.Control`.
         covariance: how sure a fit is, or None: of the network's weights and, last, the make-up in dB
             ``(weights + 1, weights + 1)``; or of every row of a table, as shares of the parameters' ranges on their
             scales, and its make-up in dB ``(rows, parameters, parameters)``. ± 1.96 standard errors make a 95 %
             interval. Kept in the model file.
     """
 
-    def __init__(self, controls: ControlNet | ParameterTable | None = None, info: dict[str, Any] | None = None) -> None:
+    def __init__(self, card: ControlNet | ParameterTable | None = None, info: dict[str, Any] | None = None) -> None:
         super().__init__()
-        self.controls = controls if controls is not None else ControlNet()
+        self.card = card if card is not None else ControlNet()
         self.covariance: Tensor | None = None
         self.makeup = nn.Parameter(MAKEUP.to_unconstrained(torch.tensor(MAKEUP.start, dtype=torch.float64)))
         self.info = dict(info or {})
 
-    def params(self, compress_or_limit: Tensor | float, peak_reduction: Tensor | float) -> CompressorParams:
-        """Physical parameters at control positions of shape ``()`` or ``(batch,)``, as tensors ``(batch,)``.
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """What the unit lets its user set."""
+        return self.card.controls
 
-        Differentiable in the weights and in the knob.
+    def params(self, *positions: Tensor | float) -> CompressorParams:
+        """Physical parameters at positions of shape ``()`` or ``(batch,)``, one a control in their order.
+
+        Differentiable in the weights and in the knobs.
+
+        Returns:
+            tensors ``(batch,)``.
 
         Raises:
-            ValueError: a control is out of range.
+            ValueError: too few or too many positions, or one out of range.
         """
-        check_controls(compress_or_limit, peak_reduction)
-        switch = torch.as_tensor(compress_or_limit, dtype=torch.float64)
-        knob = torch.as_tensor(peak_reduction, dtype=torch.float64)
-        switch, knob = torch.broadcast_tensors(torch.atleast_1d(switch), torch.atleast_1d(knob))
-        found = self.controls(switch, knob)
+        if len(positions) != len(self.controls):
+            names = ", ".join(control.name for control in self.controls)
+            raise ValueError(f"params: expected positions of {names}, got {len(positions)}")
+        at = torch.atleast_2d(self._stacked(positions))
+        found = self.card(at)
         makeup_db = MAKEUP.to_physical(self.makeup.reshape(1))
-        return CompressorParams(**{**found, "makeup_db": found.get("makeup_db", 0.0) + makeup_db.expand(knob.shape)})
+        return CompressorParams(**{**found, "makeup_db": found.get("makeup_db", 0.0) + makeup_db.expand(len(at))})
+
+    def _stacked(self, positions: Sequence[Any]) -> Tensor:
+        """Positions of all controls in one tensor ``(…, controls)`` float64, once they are known to be there."""
+        check_controls(self.controls, positions)
+        each = [torch.as_tensor(position, dtype=torch.float64) for position in positions]
+        return torch.stack(torch.broadcast_tensors(*each), dim=-1)
 
     def forward(
         self,
         audio: Tensor,
-        compress_or_limit: Tensor,
-        peak_reduction: Tensor,
+        positions: Tensor,
         sample_rate: float,
         state: Tensor | float = 1.0,
         return_state: bool = False,
     ) -> Any:
-        """Compress ``(batch, time)`` audio, each row at its own setting; differentiable in audio, knob and weights.
+        """Compress ``(batch, time)`` audio, each row at its own setting; differentiable in audio, knobs and weights.
 
         Args:
             audio: full scale ±1.
-            compress_or_limit: 0 compress, 1 limit, ``(batch,)`` or ``()``.
-            peak_reduction: 0–100, ``(batch,)`` or ``()``.
+            positions: of the controls in their order, ``(batch, controls)`` or ``(controls,)``.
             sample_rate: in Hz.
             state, return_state: as in :func:`ddsp_la2a.compressor`.
         """
-        params = self.params(compress_or_limit, peak_reduction)
-        for name, control in zip(CONTROLS, (compress_or_limit, peak_reduction), strict=True):
-            shape = tuple(torch.as_tensor(control).shape)
-            if shape not in ((), (1,), tuple(audio.shape[:1])):
-                raise ValueError(f"{name}: expected a number or one for each of {len(audio)} rows, got shape {shape}")
-        return compressor(audio, params, sample_rate, state=state, return_state=return_state)
+        at = torch.as_tensor(positions)
+        count = len(self.controls)
+        if tuple(at.shape) not in ((count,), (1, count), (len(audio), count)):
+            raise ValueError(f"positions: expected shape ({count},) or ({len(audio)}, {count}), got {tuple(at.shape)}")
+        return compressor(audio, self.params(*at.unbind(-1)), sample_rate, state=state, return_state=return_state)
 
-    def process(self, audio: Any, sample_rate: float, *, compress_or_limit: int, peak_reduction: float) -> Any:
+    def process(self, audio: Any, sample_rate: float, **positions: Any) -> Any:
         """What the unit would make of this audio at one setting.
 
         Args:
             audio: numpy array or tensor, full scale ±1.
             sample_rate: in Hz; any, since the parameters are times and levels.
-            compress_or_limit: 0 compress, 1 limit.
-            peak_reduction: knob position 0–100.
+            positions: of all controls by name, such as ``compress_or_limit=1, peak_reduction=65``.
 
         Shape:
             ``(time,)`` or ``(batch, time)``, every row on its own; the output is the same, and of the same kind.
 
         Raises:
-            ValueError: wrong type, shape or control, or a sample that isn't finite (the first is named).
+            ValueError: wrong type or shape, a control that is missing, unknown or out of range, or a sample that isn't
+                finite (the first is named).
         """
+        wanted = in_order(self.controls, positions)
         is_tensor = isinstance(audio, Tensor)
         if not is_tensor and np.asarray(audio).dtype not in (np.float32, np.float64):
             got = np.asarray(audio).dtype
@@ -132,51 +162,86 @@ class GreyBox(nn.Module):
             where = torch.nonzero(~finite)[0].tolist()
             raise ValueError(f"audio: expected finite samples, got {tensor[tuple(where)].item()} at index {where}")
         with torch.no_grad():
-            output = self(torch.atleast_2d(tensor), compress_or_limit, peak_reduction, sample_rate)
+            output = self(torch.atleast_2d(tensor), self._stacked(wanted), sample_rate)
         output = output.reshape(tensor.shape)
         return output if is_tensor else output.numpy()
 
-    def stream(
-        self,
-        sample_rate: float,
-        *,
-        compress_or_limit: int,
-        peak_reduction: float,
-        channels: int = 1,
-        linked: bool = True,
-    ) -> Stream:
+    def stream(self, sample_rate: float, *, channels: int = 1, linked: bool = True, **positions: Any) -> Stream:
         """The same, block by block, with state carried and without torch in the loop; see :class:`Stream`."""
         with torch.no_grad():
-            found = self.params(compress_or_limit, peak_reduction)
+            found = self.params(*in_order(self.controls, positions))
         return Stream(found, sample_rate, channels=channels, linked=linked)
 
-    def curves(self, peak_reduction: Iterable[float] = range(101)) -> pd.DataFrame:
-        """The learned card: every parameter over peak reduction, both switch positions.
+    def curves(self, **positions: Iterable[float] | float) -> pd.DataFrame:
+        """The learned card: every parameter over the positions of the controls.
+
+        A control that is given takes these positions, a switch that isn't takes all it has. One knob that isn't given
+        takes 101 positions over its range: for the LA-2A whole peak reductions from 0 to 100. Of several, each in turn
+        takes 21 positions, with the others at the fitted setting nearest to the middle of their ranges.
+
+        Args:
+            positions: of controls by name.
 
         Returns:
-            Columns ``compress_or_limit``, ``peak_reduction`` and one a parameter, one row a setting. A table holds its
-            first and last setting beyond them. Where the fit knows how sure it is, for every parameter
-            ``<name>_low`` and ``<name>_high``, a 95 % interval, and ``<name>_identifiable``, false where the
+            A column a control (:func:`~ddsp_la2a.model.parameters.control_columns`), where several knobs take turns
+            ``swept`` with the name of the one that moves, and a column a parameter; one row a setting. A table that
+            interpolates holds its first and last setting beyond them. Where the fit knows how sure it is, for every
+            parameter ``<name>_low`` and ``<name>_high``, a 95 % interval, and ``<name>_identifiable``, false where the
             recordings don't determine it: the interval takes more than a fifth of the parameter's range. Where the
-            fitted settings are known, ``extrapolated``: the knob lies outside of those at this switch position.
+            fitted settings are known, ``extrapolated``: a knob lies outside of those at these switch positions.
+
+        Raises:
+            ValueError: a control that the unit doesn't have, or a position out of range.
         """
-        knobs = np.asarray(list(peak_reduction), dtype=np.float64)
-        settings = pd.MultiIndex.from_product([(0, 1), knobs], names=list(CONTROLS)).to_frame(index=False)
+        settings = self._settings(positions)
+        names = control_columns(self.controls)
+        at = torch.tensor(settings[names].to_numpy(dtype=np.float64))
+        check_controls(self.controls, at.unbind(-1))
+        if isinstance(self.card, ParameterTable):
+            at = self.card.held(at)
         with torch.no_grad():
-            switch, knob = (torch.tensor(settings[name].to_numpy(), dtype=torch.float64) for name in CONTROLS)
-            if isinstance(self.controls, ParameterTable):
-                for position in self.controls.settings[:, 0].unique():
-                    span = self.controls.settings[self.controls.settings[:, 0] == position, 1]
-                    knob = torch.where(switch == position, knob.clamp(span.min(), span.max()), knob)
-            found = {name: torch.as_tensor(value) for name, value in self.params(switch, knob).numbers().items()}
+            found = {name: torch.as_tensor(value) for name, value in self.params(*at.unbind(-1)).numbers().items()}
         columns = {name: value.numpy() for name, value in found.items()}
         if self.covariance is not None:
-            columns |= intervals(self.controls, self.covariance, switch, knob, found)
+            columns |= intervals(self.card, self.covariance, at, found)
         if "settings_seen" in self.info:
-            columns["extrapolated"] = extrapolated(settings, self.info["settings_seen"])
-        if (knobs == np.round(knobs)).all():  # as in a frame of recordings, which this is joined with
-            settings = settings.astype(dict.fromkeys(CONTROLS, np.int64))
-        return settings.assign(**columns)
+            columns["extrapolated"] = extrapolated(settings, self.info["settings_seen"], self.controls)
+        whole = {name: whole_or_not(settings[name].to_numpy()) for name in names}
+        return settings.assign(**whole, **columns)
+
+    def _settings(self, positions: Mapping[str, Iterable[float] | float]) -> pd.DataFrame:
+        """Settings that curves run along, and which knob moves where several take turns."""
+        names = [control.name for control in self.controls]
+        if unknown := [name for name in positions if name not in names]:
+            raise ValueError(f"curves: expected positions of {', '.join(names)}, got {', '.join(unknown)}")
+        axes: dict[str, Any] = {
+            control.name: np.arange(control.low, control.high + 1.0)
+            for control in self.controls
+            if control.kind == "switch"
+        }
+        for name, given in positions.items():
+            axes[name] = np.array(list(given) if isinstance(given, Iterable) else [given], dtype=np.float64)
+        moving = [control for control in self.controls if control.name not in axes]
+        still = self.middle()
+        tables = []
+        turns: list[Control | None] = [*moving] or [None]
+        for control in turns:
+            count = _MANY_SWEEPS if len(moving) > 1 else _ONE_SWEEP
+            along = {} if control is None else {control.name: np.linspace(control.low, control.high, count)}
+            each = [{**{n: [p] for n, p in still.items()}, **axes, **along}[name] for name in names]
+            table = pd.DataFrame(itertools.product(*each), columns=control_columns(self.controls), dtype=np.float64)
+            tables.append(table.assign(swept=control.name) if control is not None and len(moving) > 1 else table)
+        return pd.concat(tables, ignore_index=True)
+
+    def middle(self) -> dict[str, float]:
+        """The fitted setting nearest to the middle of the knobs' ranges; the middle itself where none is known."""
+        middle = [(control.low + control.high) / 2 for control in self.controls]
+        seen = self.info.get("settings_seen") or [middle]
+        knobs = [number for number, control in enumerate(self.controls) if control.kind == "continuous"]
+        along = np.asarray(seen, dtype=np.float64)[:, knobs]
+        apart = distances([self.controls[n] for n in knobs], along, [middle[n] for n in knobs])
+        at = seen[int(apart.argmin())]
+        return {control.name: float(position) for control, position in zip(self.controls, at, strict=True)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file (safetensors with JSON metadata, no code); whole or not at all."""

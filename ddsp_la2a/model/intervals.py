@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
-from ddsp_la2a.model.parameters import MAKEUP
+from ddsp_la2a.model.parameters import MAKEUP, control_columns
 
 _STANDARD_ERRORS = 1.96
 _WIDEST_SHARE = 0.2
@@ -20,7 +21,7 @@ _WIDEST_SHARE = 0.2
 
 
 def intervals(
-    controls: ControlNet | ParameterTable, covariance: Tensor, switch: Tensor, knob: Tensor, found: Mapping[str, Tensor]
+    card: ControlNet | ParameterTable, covariance: Tensor, positions: Tensor, found: Mapping[str, Tensor]
 ) -> dict[str, NDArray[Any]]:
     """95 % intervals of the parameters at some settings, by the delta method.
 
@@ -28,9 +29,9 @@ def intervals(
     range; no interval leaves the range. The make-up's is taken in dB.
 
     Args:
-        controls: what gives the card.
+        card: what gives the parameters but the make-up.
         covariance: see :class:`~ddsp_la2a.GreyBox`.
-        switch, knob: controls ``(batch,)``.
+        positions: ``(batch, controls)``.
         found: the physical parameters there, ``(batch,)`` each.
 
     Returns:
@@ -39,16 +40,16 @@ def intervals(
     References:
         Oehlert 1992, "A note on the delta method", Am. Stat. 46(1).
     """
-    errors = _standard_errors(controls, covariance, switch, knob)
+    errors = _standard_errors(card, covariance, positions)
     columns: dict[str, NDArray[Any]] = {}
-    for number, parameter in enumerate((*controls.card, MAKEUP)):
+    for number, parameter in enumerate((*card.card_parameters, MAKEUP)):
         reach = _STANDARD_ERRORS * errors[:, number]
         value = found[parameter.name]
         whole = torch.tensor([parameter.low, parameter.high], dtype=torch.float64)
         bottom, top = parameter.scaled(whole)
         if parameter is MAKEUP:
             low, high = value - reach, value + reach
-        elif isinstance(controls, ParameterTable):
+        elif isinstance(card, ParameterTable):
             scaled = parameter.scaled(value)
             low, high = (
                 parameter.unscaled(scaled + sign * reach * (top - bottom)).clamp(parameter.low, parameter.high)
@@ -64,25 +65,31 @@ def intervals(
     return columns
 
 
-def _standard_errors(controls: ControlNet | ParameterTable, covariance: Tensor, switch: Tensor, knob: Tensor) -> Tensor:
+def _standard_errors(card: ControlNet | ParameterTable, covariance: Tensor, positions: Tensor) -> Tensor:
     """Of the card (see :func:`intervals`) and of the make-up in dB, ``(batch, parameters + 1)``."""
-    if isinstance(controls, ParameterTable):  # fitted tables take the nearest row as it is
-        nearest, _, _ = controls.neighbours(switch, knob)
+    if isinstance(card, ParameterTable):  # fitted tables take the nearest row as it is
+        nearest, _, _ = card.neighbours(positions)
         return covariance.diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()[nearest]
-    weights = torch.cat([p.detach().flatten() for p in controls.parameters()])
-    derivative = torch.func.jacrev(lambda flat: controls.unconstrained(switch, knob, flat))(weights).detach()
-    card = torch.einsum("bpi,ij,bpj->bp", derivative, covariance[:-1, :-1], derivative)
-    makeup = covariance[-1, -1].expand(len(card), 1)
-    return torch.cat([card, makeup], dim=1).clamp_min(0.0).sqrt()
+    weights = torch.cat([p.detach().flatten() for p in card.parameters()])
+    derivative = torch.func.jacrev(lambda flat: card.unconstrained(positions, flat))(weights).detach()
+    of_card = torch.einsum("bpi,ij,bpj->bp", derivative, covariance[:-1, :-1], derivative)
+    makeup = covariance[-1, -1].expand(len(of_card), 1)
+    return torch.cat([of_card, makeup], dim=1).clamp_min(0.0).sqrt()
 
 
-def extrapolated(settings: pd.DataFrame, seen: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
-    """Whether each setting's knob lies outside of those seen at its switch position."""
+def extrapolated(
+    settings: pd.DataFrame, seen: Sequence[Sequence[float]], controls: Sequence[Control] = LA2A_CONTROLS
+) -> NDArray[np.bool_]:
+    """Whether any knob of a setting lies outside of where it was seen at these positions of the switches."""
+    names = control_columns(controls)
+    switches = [name for name, control in zip(names, controls, strict=True) if control.kind == "switch"]
+    knobs = [name for name in names if name not in switches]
+    known = pd.DataFrame([tuple(setting) for setting in seen], columns=names, dtype=np.float64)
     outside = np.ones(len(settings), dtype=bool)
-    for position in {switch for switch, _ in seen}:
-        knobs = [knob for switch, knob in seen if switch == position]
-        inside = (settings["compress_or_limit"] == position) & settings["peak_reduction"].between(
-            min(knobs), max(knobs)
-        )
+    for _, at in known.groupby(switches) if switches else [((), known)]:
+        if at.empty:
+            continue
+        inside = (settings[switches] == at[switches].iloc[0]).all(axis=1)
+        inside &= ((settings[knobs] >= at[knobs].min()) & (settings[knobs] <= at[knobs].max())).all(axis=1)
         outside &= ~inside.to_numpy()
     return outside

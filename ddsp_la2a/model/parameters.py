@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from ddsp_la2a.controls import Control
 
 _SATURATED = 30.0
 """Unconstrained values beyond ±30 change a float64 sigmoid by less than 1e-13; the ends of a range are put there."""
@@ -78,3 +81,13 @@ CARD_PARAMETERS = (
 
 MAKEUP = Parameter("makeup_db", -24.0, 24.0, "linear", 0.0, "gain after compression, dB")
 """What belongs to the device: its output gain never moved while it was recorded."""
+
+
+def control_columns(controls: Sequence[Control]) -> list[str]:
+    """Columns for positions in a table that holds parameters as well.
+
+    They are called as the controls are, with ``_position`` added where a parameter has that name: a knob may well be
+    called ``ratio``.
+    """
+    taken = {parameter.name for parameter in (*CARD_PARAMETERS, MAKEUP)}
+    return [control.name + ("_position" if control.name in taken else "") for control in controls]

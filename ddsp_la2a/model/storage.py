@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.files import replacing
-from ddsp_la2a.model.control_net import CONTROLS, ControlNet, ParameterTable
+from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import Parameter
+from ddsp_la2a.model.parameters import Parameter, control_columns
 
-FORMAT_VERSION = 2
-"""2 added the covariance; files of version 1 are read as well."""
+FORMAT_VERSION = 3
+"""2 added the covariance, 3 the controls: before, what is now the card had their name. All are read."""
 
-_READ = (1, FORMAT_VERSION)
+_READ = (1, 2, FORMAT_VERSION)
 _KEY = "ddsp_la2a"
 _COVARIANCE = "covariance"
 
@@ -47,7 +49,8 @@ def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
     plain = {
         "format_version": FORMAT_VERSION,
         "family": "compressor",
-        "controls": model.controls.config(),
+        "controls": [control.as_dict() for control in model.controls],
+        "card": model.card.config(),
         "info": model.info,
     }
     description = json.loads(json.dumps(plain))  # as it will be read: keys are text, tuples are lists
@@ -102,27 +105,39 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
     try:
         if description["family"] != "compressor":
             raise ValueError(f"family {description['family']!r} is not known")
-        controls = _controls(description["controls"])
-        model = GreyBox(controls, description["info"])
+        if version < 3:
+            description, tensors = _as_version_3(description, tensors)
+        controls = unique(Control(**row) for row in description["controls"])
+        card = _card(description["card"], controls)
+        model = GreyBox(card, description["info"])
         covariance = tensors.pop(_COVARIANCE, None)
         model.load_state_dict(tensors)
-        if covariance is not None and covariance.shape != _covariance_shape(controls):
+        if covariance is not None and covariance.shape != _covariance_shape(card):
             raise ValueError(f"the covariance has shape {tuple(covariance.shape)}")
         model.covariance = covariance
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: expected the weights that its description names, got others ({error})") from error
     return model.eval()
 
 
-def _covariance_shape(controls: ControlNet | ParameterTable) -> tuple[int, ...]:
-    if isinstance(controls, ParameterTable):
-        rows, parameters = controls.rows.shape
+def _as_version_3(description: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Of a file from when there was only the LA-2A, and its card was called ``controls``."""
+    if "card" in description or any(name.startswith("card.") for name in tensors):
+        raise ValueError("there was no card in that format version")
+    controls = [control.as_dict() for control in LA2A_CONTROLS]
+    described = {**description, "card": description["controls"], "controls": controls}
+    return described, {re.sub(r"^controls\.", "card.", name): tensor for name, tensor in tensors.items()}
+
+
+def _covariance_shape(card: ControlNet | ParameterTable) -> tuple[int, ...]:
+    if isinstance(card, ParameterTable):
+        rows, parameters = card.rows.shape
         return rows, parameters, parameters
-    weights = sum(p.numel() for p in controls.parameters())
+    weights = sum(p.numel() for p in card.parameters())
     return weights + 1, weights + 1
 
 
-def _controls(config: dict[str, Any]) -> ControlNet | ParameterTable:
+def _card(config: dict[str, Any], controls: tuple[Control, ...]) -> ControlNet | ParameterTable:
     parameters = tuple(Parameter(**row) for row in config["parameters"])
     if any(not p.low < p.high or (p.scale == "log" and p.low <= 0) for p in parameters):
         raise ValueError("a parameter's range is empty")
@@ -131,14 +146,14 @@ def _controls(config: dict[str, Any]) -> ControlNet | ParameterTable:
     for end in ("low", "high"):  # what lies between two values that the compressor takes it takes as well
         CompressorParams(**{p.name: getattr(p, end) for p in parameters})
     if config["type"] == "control-net":
-        return ControlNet(tuple(config["hidden"]), parameters)
+        return ControlNet(tuple(config["hidden"]), parameters, controls=controls)
     if config["type"] == "table":
-        settings = pd.DataFrame(config["settings"], columns=list(CONTROLS))
+        settings = pd.DataFrame(config["settings"], columns=control_columns(controls))
         starts = settings.assign(**{p.name: p.start for p in parameters})
-        table = ParameterTable(starts, nearest=bool(config["nearest"]))
+        table = ParameterTable(starts, controls, nearest=bool(config["nearest"]))
         table.parameters_table = parameters
         return table
-    raise ValueError(f"control type {config['type']!r} is not known")
+    raise ValueError(f"card type {config['type']!r} is not known")
 
 
 def _published() -> GreyBox:
