@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
+from ddsp_la2a.cli_capture import capture
 from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.data.index import write_frame
 from ddsp_la2a.data.splits import PROTOCOLS, split_by
@@ -44,6 +45,9 @@ _split = click.option(
 @click.version_option(la.__version__, prog_name="ddsp-la2a")
 def command() -> None:
     """Fit, look at and use explicit models of the LA-2A levelling amplifier."""
+
+
+command.add_command(capture)
 
 
 def _say(text: str) -> None:

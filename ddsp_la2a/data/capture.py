@@ -1,0 +1,300 @@
+"""From recordings of a unit of one's own to a frame: every setting found, laid onto the stimulus and looked at."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import soundfile
+
+from ddsp_la2a.controls import Control, unique
+from ddsp_la2a.data.alignment import STRETCH_FRAMES, alignment
+from ddsp_la2a.data.audio import audio_info, read_audio, write_audio
+from ddsp_la2a.data.frame import SOURCES
+from ddsp_la2a.data.stimulus import noise_frames, programme_frames, read_stimulus, stimulus
+from ddsp_la2a.data.sync import locate, on_the_clock
+from ddsp_la2a.data.wav_header import header_faults
+from ddsp_la2a.units import amplitude_to_db
+
+logger = logging.getLogger(__name__)
+
+REPORT_COLUMNS = (
+    "offset_samples",
+    "delay_samples",
+    "gain_db",
+    "polarity",
+    "drift_ppm",
+    "noise_dbfs",
+    "clipped_samples",
+)
+"""What was measured on a recording, behind the columns that a frame needs."""
+
+_COLUMNS = ("track_id", "split", "take", "device", "raw_audio_path", "processed_audio_path", "source")
+_LEAST_SNR_DB = 40.0
+_LAG_STRETCHES, _CLEAR = 12, 0.5
+_LARGEST_JUMP_SAMPLES, _LARGEST_JUMP_S = 2.0, 5e-5  # what the phase of an analogue path may do
+
+
+def write_stimulus(path: str | Path, seconds: float, sample_rate: int) -> None:
+    """Write the stimulus to play through a unit, mono with 24 bits.
+
+    Args:
+        path: file name; the ending says the format.
+        seconds: of the whole, at least :data:`~ddsp_la2a.data.stimulus.MIN_SECONDS`.
+        sample_rate: Hz.
+
+    Raises:
+        ValueError: too short, a sample rate out of range, an unknown ending, or no folder to write to.
+    """
+    write_audio(path, stimulus(seconds, sample_rate), sample_rate)
+
+
+def index_captures(
+    folder: str | Path,
+    controls: Iterable[Control],
+    *,
+    stimulus_path: str | Path | None = None,
+    device: str | None = None,
+    source: str = "hardware",
+    progress: Callable[[int, int], object] | None = None,
+) -> pd.DataFrame:
+    """Frame of the recordings in a folder, each named with its setting: ``my unit_threshold=-20_ratio=4.wav``.
+
+    Every recording is found by its sync bursts, wherever it starts, at any gain and either polarity; cut to the
+    stimulus; laid onto its clock where the two clocks differ; turned upright; and written to ``folder/aligned`` as
+    float WAV at its own gain. What was recorded is never changed. Nothing is written unless all of them can be used.
+    Clipping, a high noise floor and the like are logged.
+
+    Args:
+        folder: holds the recordings, mono WAV files, and nothing else with that ending but the stimulus.
+        controls: the unit's controls; a file's name holds ``name=value`` for each of them, parts separated by ``_``.
+        stimulus_path: what was played; ``folder/stimulus.wav`` unless given.
+        device: name of the unit; the folder's unless given.
+        source: one of :data:`~ddsp_la2a.data.frame.SOURCES`.
+        progress: called with the number of recordings done and their total after each.
+
+    Returns:
+        one row a recording, ordered by setting: ``track_id``, ``split`` (``train``), ``take`` (the folder's name),
+        ``device``, a column a control, ``raw_audio_path``, ``processed_audio_path`` (absolute), ``source``, and
+        :data:`REPORT_COLUMNS`: ``offset_samples`` where the stimulus starts in the recording; ``delay_samples`` that
+        are left after whole samples were cut, within ±0.5; ``gain_db`` of the first sync; ``polarity`` of the
+        recording, −1 where it was upside down; ``drift_ppm``, positive where the recorder's clock was the faster one;
+        ``noise_dbfs``, RMS in the stimulus' silence; ``clipped_samples`` in runs at the recording's own extremes.
+
+    Raises:
+        FileNotFoundError: no folder or no stimulus.
+        ValueError: names every recording that can't be used and says why, or what is wrong with an argument.
+    """
+    folder = Path(folder).resolve()
+    controls = unique(controls)
+    taken = [control.name for control in controls if control.name in (*_COLUMNS, *REPORT_COLUMNS)]
+    if taken:
+        raise ValueError(f"controls: expected names other than the frame's own columns, got {', '.join(taken)}")
+    if source not in SOURCES:
+        raise ValueError(f"source: expected one of {', '.join(SOURCES)}, got {source!r}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder with recordings, but there is none at this path")
+    stimulus_path = Path(stimulus_path or folder / "stimulus.wav").resolve()
+    if not stimulus_path.is_file():
+        raise FileNotFoundError(
+            f"{stimulus_path}: expected the stimulus that was played, but there is nothing at this path; put it there "
+            "or name it"
+        )
+    played, sample_rate = read_stimulus(stimulus_path)
+    settings = _settings(_recordings(folder, stimulus_path), folder, controls)
+
+    aligned = folder / "aligned"
+    rows, errors = [], []
+    with tempfile.TemporaryDirectory(prefix=".aligned-", dir=folder) as scratch:
+        for done, (path, setting) in enumerate(settings, start=1):
+            try:
+                audio, report = _aligned(path, played, sample_rate)
+            except ValueError as error:
+                errors.append(str(error))
+            else:
+                soundfile.write(Path(scratch) / path.name, audio, sample_rate, "FLOAT")
+                row = {"track_id": done - 1, "split": "train", "take": folder.name, "device": device or folder.name}
+                paths = {"raw_audio_path": stimulus_path, "processed_audio_path": aligned / path.name}
+                row |= setting | {name: file.as_posix() for name, file in paths.items()}
+                rows.append(row | {"source": source} | report)
+            if progress is not None:
+                progress(done, len(settings))
+        _refuse(errors, folder)
+        aligned.mkdir(exist_ok=True)
+        for path, _ in settings:
+            (Path(scratch) / path.name).replace(aligned / path.name)
+    return pd.DataFrame(rows)
+
+
+def with_relative_paths(frame: pd.DataFrame, csv_path: str | Path) -> pd.DataFrame:
+    """The frame with the paths below a CSV file's folder relative to it, so that the folder can be moved."""
+    folder = Path(csv_path).resolve().parent
+    table = frame.copy()
+    for column in ("raw_audio_path", "processed_audio_path"):
+        files = [Path(value) for value in table[column]]
+        table[column] = [
+            (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files
+        ]
+    return table
+
+
+def _recordings(folder: Path, stimulus_path: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+    return [path for name in names if name.lower().endswith(".wav") and (path := folder / name) != stimulus_path]
+
+
+def _settings(
+    recordings: list[Path], folder: Path, controls: tuple[Control, ...]
+) -> list[tuple[Path, dict[str, float | int]]]:
+    """Recordings with the settings in their names, in order; refuses names that don't say one setting each."""
+    if not recordings:
+        name = "_".join(["<anything>", *(f"{control.name}={control.low:g}" for control in controls)])
+        raise ValueError(f"{folder}: expected recordings named such as {name}.wav, found none")
+    errors: list[str] = []
+    seen: dict[tuple[float | int, ...], Path] = {}
+    settings = []
+    for path in recordings:
+        try:
+            setting = _setting(path, controls)
+            key = tuple(setting.values())
+            if key in seen:
+                raise ValueError(f"{path}: expected every setting once, got that of {seen[key].name}; remove one")
+        except ValueError as error:
+            errors.append(str(error))
+            continue
+        seen[key] = path
+        settings.append((path, setting))
+    _refuse(errors, folder)
+    return sorted(settings, key=lambda named: tuple(named[1].values()))
+
+
+def _setting(path: Path, controls: tuple[Control, ...]) -> dict[str, float | int]:
+    """Position of every control from a name; control names may hold underscores, values may not."""
+    known = sorted((control.name for control in controls), key=len, reverse=True)
+    found: dict[str, float | int] = {}
+    for match in re.finditer(r"([^=]*)=([^_=]*)", path.stem):
+        before, value = match.groups()
+        # The longest name first: with controls reduction and peak_reduction, "_peak_reduction=5" is the latter.
+        name = next((name for name in known if before == name or before.endswith(f"_{name}")), None)
+        if name is None:
+            unknown = before.rpartition("_")[2]
+            raise ValueError(
+                f"{path}: expected positions of {', '.join(c.name for c in controls)}, got {unknown}={value}; "
+                "add the control or rename the file"
+            )
+        control = next(control for control in controls if control.name == name)
+        if name in found:
+            raise ValueError(f"{path}: expected {name} once in the name, got it twice; rename the file")
+        try:
+            position = float(value)
+        except ValueError:
+            position = float("nan")
+        if not control.holds(position):
+            raise ValueError(f"{path}: expected a position of {control}, got {name}={value}; rename the file")
+        found[name] = int(position) if control.kind == "switch" else position
+    missing = [control.name for control in controls if control.name not in found]
+    if missing:
+        raise ValueError(
+            f"{path}: expected {' and '.join(f'{name}=<value>' for name in missing)} in the name; rename the file"
+        )
+    return {control.name: found[control.name] for control in controls}
+
+
+def _aligned(path: Path, played: np.ndarray, sample_rate: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """One recording on the stimulus' clock, upright, and its row of the report."""
+    for _, severity, value, advice in header_faults(path):
+        if severity == "error":
+            raise ValueError(f"{path}: expected a sound header, got {value}; {advice}")
+    rate = audio_info(path).sample_rate
+    if rate != sample_rate:
+        raise ValueError(f"{path}: expected {sample_rate} Hz as the stimulus, got {rate} Hz; record it at that rate")
+    recording, _ = read_audio(path)
+    if not np.isfinite(recording).all():
+        raise ValueError(f"{path}: expected finite samples, got NaN or infinity; export it again")
+    try:
+        placement = locate(recording, played, sample_rate)
+        audio, delay = on_the_clock(recording, placement, len(played))
+        _refuse_jumps(audio * placement.polarity, played, sample_rate)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    noise = audio[noise_frames(sample_rate)]
+    programme = audio[programme_frames(len(played), sample_rate)]
+    offset = round(placement.start)
+    report = {
+        "offset_samples": offset,
+        "delay_samples": round(delay, 4) + 0.0,  # no minus zero
+        "gain_db": round(placement.gain_db, 3) + 0.0,
+        "polarity": placement.polarity,
+        "drift_ppm": round(placement.drift_ppm, 4) + 0.0,
+        "noise_dbfs": round(float(amplitude_to_db(np.std(noise, dtype=np.float64))), 2),
+        "clipped_samples": _clipped(recording),
+    }
+    _warn(path, report, float(amplitude_to_db(np.std(programme, dtype=np.float64))), played, recording)
+    return audio * np.float32(placement.polarity), report
+
+
+def _warn(path: Path, report: dict[str, Any], programme_dbfs: float, played: np.ndarray, recording: np.ndarray) -> None:
+    if report["clipped_samples"]:
+        logger.warning(
+            "%s: clipped, %d samples stand in runs at the extreme; lower the recording level and record it again",
+            path,
+            report["clipped_samples"],
+        )
+    snr_db = programme_dbfs - report["noise_dbfs"]
+    if snr_db < _LEAST_SNR_DB:
+        logger.warning(
+            "%s: noise floor at %.1f dBFS, only %.1f dB below the programme; raise the level or look for hum",
+            path,
+            report["noise_dbfs"],
+            snr_db,
+        )
+    if report["polarity"] < 0:
+        logger.warning("%s: was recorded upside down; its copy in aligned/ is turned upright", path)
+    lacking = max(-report["offset_samples"], 0), max(report["offset_samples"] + len(played) - len(recording), 0)
+    if any(lacking):
+        logger.warning("%s: lacks %d samples of silence at its beginning, %d at its end; filled up", path, *lacking)
+
+
+def _refuse_jumps(audio: np.ndarray, played: np.ndarray, sample_rate: int) -> None:
+    """Refuse a recording whose delay changes on the way, as it does where a driver lost samples."""
+    programme = programme_frames(len(played), sample_rate)
+    length = min(STRETCH_FRAMES, programme.stop - programme.start)
+    lags = {}
+    for start in np.linspace(programme.start, programme.stop - length, _LAG_STRETCHES).astype(int):
+        found = alignment([(played[start : start + length], audio[start : start + length])])
+        if found is not None and found.ambiguity < _CLEAR:
+            lags[int(start)] = found.lag_samples
+    largest = max(_LARGEST_JUMP_SAMPLES, _LARGEST_JUMP_S * sample_rate)
+    for start, lag in lags.items():
+        if abs(lag) > largest:
+            raise ValueError(
+                f"expected an even clock, got a delay of {lag:.1f} samples at {start / sample_rate:.1f} s against the "
+                "syncs; samples were lost or repeated: record it again"
+            )
+
+
+def _clipped(audio: np.ndarray) -> int:
+    """Samples in runs of three and more at the highest or the lowest value that occurs."""
+    clipped = 0
+    for extreme in (audio.max(), audio.min()):
+        at = np.pad(audio == extreme, 2)
+        runs = at[2:] & at[1:-1] & at[:-2]
+        clipped += int((runs[2:] | runs[1:-1] | runs[:-2]).sum())
+    return clipped
+
+
+def _refuse(errors: list[str], folder: Path) -> None:
+    if len(errors) == 1:
+        raise ValueError(errors[0])
+    if errors:
+        raise ValueError(
+            f"{folder}: {len(errors)} recordings can't be used, nothing was written:\n" + "\n".join(errors)
+        )
