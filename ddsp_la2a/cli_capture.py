@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ddsp_la2a.console import bar, say
 from ddsp_la2a.controls import parse_controls
 from ddsp_la2a.data.capture import index_captures, with_relative_paths, write_stimulus
 from ddsp_la2a.data.frame import SOURCES
@@ -25,7 +26,7 @@ def capture() -> None:
 def stimulus(seconds: float, out: Path, sample_rate: int) -> None:
     """Write what is to be played through the unit: sync bursts, test signals, programme."""
     write_stimulus(out, seconds, sample_rate)
-    click.echo(f"{out}: {seconds:g} s; play it through the unit once a setting, without changing any level", err=True)
+    say(f"{out}: {seconds:g} s; record it through the unit once a setting, and touch no level in between")
 
 
 @capture.command()
@@ -40,9 +41,16 @@ def index(
 ) -> None:
     """Align the recordings in FOLDER, named such as unit_threshold=-20_ratio=4.wav, and list them."""
     with replacing(out) if out is not None else nullcontext() as temporary:
-        frame = index_captures(folder, parse_controls(controls), stimulus_path=stimulus, device=device, source=source)
+        frame = index_captures(
+            folder,
+            parse_controls(controls),
+            stimulus_path=stimulus,
+            device=device,
+            source=source,
+            progress=bar("align", "recording"),
+        )
         if out is None or temporary is None:
             click.echo(frame.to_csv(index=False), nl=False)
         else:
             with_relative_paths(frame, out).to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
-            click.echo(f"{out}: {len(frame)} recordings", err=True)
+            say(f"{out}: {len(frame)} recordings, aligned in {folder / 'aligned'}")

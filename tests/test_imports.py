@@ -28,7 +28,8 @@ ALLOWED = {
     "model": {"model", "dsp", "controls", "files", "units"},
     "evaluation": {"evaluation", "data", "controls", "files", "units"},
     "fitting": {"fitting", "model", "dsp", "data", "controls", "files", "units"},
-    "cli_capture": {"data", "controls", "files"},
+    "console": set(),
+    "cli_capture": {"data", "console", "controls", "files"},
     "compare": {"evaluation", "fitting", "model", "data", "controls", "files", "units"},
 }
 """What a room may import of the package; ``cli``, ``__main__`` and ``__init__`` gather them all."""

@@ -198,7 +198,9 @@ def _setting(path: Path, controls: tuple[Control, ...]) -> dict[str, float | int
         except ValueError:
             position = float("nan")
         if not control.holds(position):
-            raise ValueError(f"{path}: expected a position of {control}, got {name}={value}; rename the file")
+            raise ValueError(
+                f"{path}: expected a position of {control}, got {name}={value}; rename the file or correct the range"
+            )
         found[name] = int(position) if control.kind == "switch" else position
     missing = [control.name for control in controls if control.name not in found]
     if missing:
