@@ -101,8 +101,8 @@ def test_resampling_is_transparent() -> None:
     audio /= np.abs(audio).max()
     longer = signal.resample(audio, size + extra)
     shifted = np.concatenate([np.zeros(300), longer])
-    back, delay = on_the_clock(shifted, Placement(300.0, 1e6 * extra / size, 1, 0.0), size)
-    assert delay == 0.0
+    back, offset, delay = on_the_clock(shifted, Placement(300.0, 1e6 * extra / size, 1, 0.0), size)
+    assert (offset, delay) == (300, 0.0)
     assert back.dtype == np.float32
     error = (back - audio)[1000:-1000]
     assert 20.0 * np.log10(np.std(error) / np.std(audio)) < -95.0
@@ -111,22 +111,23 @@ def test_resampling_is_transparent() -> None:
 def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     audio = np.random.default_rng(0).standard_normal(5000)
     at = Placement(12.3, 80.0, 1, 0.0)
-    whole, _ = on_the_clock(audio, at, 4800)
+    whole, *_ = on_the_clock(audio, at, 4800)
     monkeypatch.setattr("ddsp_la2a.data.sync._BLOCK_FRAMES", 700)
     np.testing.assert_allclose(on_the_clock(audio, at, 4800)[0], whole, atol=1e-6)
 
 
 def test_negligible_drift_is_cut_to_the_sample() -> None:
     audio = np.random.default_rng(0).standard_normal(5000)
-    cut, delay = on_the_clock(audio, Placement(99.8, 0.001, 1, 0.0), 3000)
+    cut, offset, delay = on_the_clock(audio, Placement(99.8, 0.001, 1, 0.0), 3000)
     np.testing.assert_array_equal(cut, audio[100:3100].astype(np.float32))
+    assert offset == 100
     assert delay == pytest.approx(-0.2, abs=1e-4)
 
 
 @pytest.mark.parametrize("drift_ppm", [0.0, 100.0])
 def test_beyond_the_ends_there_is_nothing(drift_ppm: float) -> None:
     audio = np.ones(2000)
-    cut, _ = on_the_clock(audio, Placement(-100.0, drift_ppm, 1, 0.0), 2400)
+    cut, *_ = on_the_clock(audio, Placement(-100.0, drift_ppm, 1, 0.0), 2400)
     for beyond in (cut[:60], cut[2200:]):  # an edge rings in any interpolation
         assert beyond == pytest.approx(0.0, abs=1e-4)
     assert cut[200:2000] == pytest.approx(1.0, abs=1e-4)
@@ -158,8 +159,12 @@ def test_a_sync_that_is_covered(played: Array) -> None:
 
 
 def test_impossible_clocks(played: Array) -> None:
-    refused(np.delete(played, slice(30 * FS, 31 * FS)), played, r"within 1000 ppm, got -135\d\d ppm .* has a gap")
-    refused(signal.resample(played, round(1.002 * len(played))), played, r"got 20\d\d ppm")
+    refused(
+        np.delete(played, slice(30 * FS, 31 * FS)),
+        played,
+        r"expected 73\.77 s from .* got 72\.77 s, -135\d\d ppm off .* has a gap",
+    )
+    refused(signal.resample(played, round(1.002 * len(played))), played, r"20\d\d ppm off")
 
 
 def test_samples_lost_within_a_sync(played: Array) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,15 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import soundfile
+from scipy import signal
 
 from ddsp_la2a.controls import Control, unique
-from ddsp_la2a.data.alignment import STRETCH_FRAMES, alignment
+from ddsp_la2a.data.alignment import alignment
 from ddsp_la2a.data.audio import audio_info, read_audio, write_audio
-from ddsp_la2a.data.frame import SOURCES
+from ddsp_la2a.data.capture_names import named_settings, refuse_all
+from ddsp_la2a.data.frame import SOURCES, STRETCH_COLUMNS
 from ddsp_la2a.data.stimulus import noise_frames, programme_frames, read_stimulus, stimulus
 from ddsp_la2a.data.sync import locate, on_the_clock
 from ddsp_la2a.data.wav_header import header_faults
-from ddsp_la2a.units import amplitude_to_db
+from ddsp_la2a.units import amplitude_to_db, seconds_to_frames
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ REPORT_COLUMNS = (
 _COLUMNS = ("track_id", "split", "take", "device", "raw_audio_path", "processed_audio_path", "source")
 _LEAST_SNR_DB = 40.0
 _LAG_STRETCHES, _CLEAR = 12, 0.5
-_LARGEST_JUMP_SAMPLES, _LARGEST_JUMP_S = 2.0, 5e-5  # what the phase of an analogue path may do
+_LAG_STRETCH_S = 1.5
+_LARGEST_LAG_SAMPLES, _LARGEST_LAG_S = 2.0, 5e-5  # what the phase of an analogue path may do
 
 
 def write_stimulus(path: str | Path, seconds: float, sample_rate: int) -> None:
@@ -94,7 +95,8 @@ def index_captures(
     """
     folder = Path(folder).resolve()
     controls = unique(controls)
-    taken = [control.name for control in controls if control.name in (*_COLUMNS, *REPORT_COLUMNS)]
+    columns = (*_COLUMNS, *STRETCH_COLUMNS, *REPORT_COLUMNS)
+    taken = [control.name for control in controls if control.name in columns]
     if taken:
         raise ValueError(f"controls: expected names other than the frame's own columns, got {', '.join(taken)}")
     if source not in SOURCES:
@@ -108,7 +110,7 @@ def index_captures(
             "or name it"
         )
     played, sample_rate = read_stimulus(stimulus_path)
-    settings = _settings(_recordings(folder, stimulus_path), folder, controls)
+    settings = named_settings(folder, controls, stimulus_path)
 
     aligned = folder / "aligned"
     rows, errors = [], []
@@ -126,7 +128,7 @@ def index_captures(
                 rows.append(row | {"source": source} | report)
             if progress is not None:
                 progress(done, len(settings))
-        _refuse(errors, folder)
+        refuse_all(errors, folder)
         aligned.mkdir(exist_ok=True)
         for path, _ in settings:
             (Path(scratch) / path.name).replace(aligned / path.name)
@@ -145,71 +147,6 @@ def with_relative_paths(frame: pd.DataFrame, csv_path: str | Path) -> pd.DataFra
     return table
 
 
-def _recordings(folder: Path, stimulus_path: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
-    return [path for name in names if name.lower().endswith(".wav") and (path := folder / name) != stimulus_path]
-
-
-def _settings(
-    recordings: list[Path], folder: Path, controls: tuple[Control, ...]
-) -> list[tuple[Path, dict[str, float | int]]]:
-    """Recordings with the settings in their names, in order; refuses names that don't say one setting each."""
-    if not recordings:
-        name = "_".join(["<anything>", *(f"{control.name}={control.low:g}" for control in controls)])
-        raise ValueError(f"{folder}: expected recordings named such as {name}.wav, found none")
-    errors: list[str] = []
-    seen: dict[tuple[float | int, ...], Path] = {}
-    settings = []
-    for path in recordings:
-        try:
-            setting = _setting(path, controls)
-            key = tuple(setting.values())
-            if key in seen:
-                raise ValueError(f"{path}: expected every setting once, got that of {seen[key].name}; remove one")
-        except ValueError as error:
-            errors.append(str(error))
-            continue
-        seen[key] = path
-        settings.append((path, setting))
-    _refuse(errors, folder)
-    return sorted(settings, key=lambda named: tuple(named[1].values()))
-
-
-def _setting(path: Path, controls: tuple[Control, ...]) -> dict[str, float | int]:
-    """Position of every control from a name; control names may hold underscores, values may not."""
-    known = sorted((control.name for control in controls), key=len, reverse=True)
-    found: dict[str, float | int] = {}
-    for match in re.finditer(r"([^=]*)=([^_=]*)", path.stem):
-        before, value = match.groups()
-        # The longest name first: with controls reduction and peak_reduction, "_peak_reduction=5" is the latter.
-        name = next((name for name in known if before == name or before.endswith(f"_{name}")), None)
-        if name is None:
-            unknown = before.rpartition("_")[2]
-            raise ValueError(
-                f"{path}: expected positions of {', '.join(c.name for c in controls)}, got {unknown}={value}; "
-                "add the control or rename the file"
-            )
-        control = next(control for control in controls if control.name == name)
-        if name in found:
-            raise ValueError(f"{path}: expected {name} once in the name, got it twice; rename the file")
-        try:
-            position = float(value)
-        except ValueError:
-            position = float("nan")
-        if not control.holds(position):
-            raise ValueError(
-                f"{path}: expected a position of {control}, got {name}={value}; rename the file or correct the range"
-            )
-        found[name] = int(position) if control.kind == "switch" else position
-    missing = [control.name for control in controls if control.name not in found]
-    if missing:
-        raise ValueError(
-            f"{path}: expected {' and '.join(f'{name}=<value>' for name in missing)} in the name; rename the file"
-        )
-    return {control.name: found[control.name] for control in controls}
-
-
 def _aligned(path: Path, played: np.ndarray, sample_rate: int) -> tuple[np.ndarray, dict[str, Any]]:
     """One recording on the stimulus' clock, upright, and its row of the report."""
     for _, severity, value, advice in header_faults(path):
@@ -223,13 +160,12 @@ def _aligned(path: Path, played: np.ndarray, sample_rate: int) -> tuple[np.ndarr
         raise ValueError(f"{path}: expected finite samples, got NaN or infinity; export it again")
     try:
         placement = locate(recording, played, sample_rate)
-        audio, delay = on_the_clock(recording, placement, len(played))
+        audio, offset, delay = on_the_clock(recording, placement, len(played))
         _refuse_jumps(audio * placement.polarity, played, sample_rate)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     noise = audio[noise_frames(sample_rate)]
     programme = audio[programme_frames(len(played), sample_rate)]
-    offset = round(placement.start)
     report = {
         "offset_samples": offset,
         "delay_samples": round(delay, 4) + 0.0,  # no minus zero
@@ -266,21 +202,21 @@ def _warn(path: Path, report: dict[str, Any], programme_dbfs: float, played: np.
 
 
 def _refuse_jumps(audio: np.ndarray, played: np.ndarray, sample_rate: int) -> None:
-    """Refuse a recording whose delay changes on the way, as it does where a driver lost samples."""
+    """Refuse a recording whose programme lies elsewhere than its syncs say, as it does where a driver lost samples."""
     programme = programme_frames(len(played), sample_rate)
-    length = min(STRETCH_FRAMES, programme.stop - programme.start)
-    lags = {}
-    for start in np.linspace(programme.start, programme.stop - length, _LAG_STRETCHES).astype(int):
-        found = alignment([(played[start : start + length], audio[start : start + length])])
-        if found is not None and found.ambiguity < _CLEAR:
-            lags[int(start)] = found.lag_samples
-    largest = max(_LARGEST_JUMP_SAMPLES, _LARGEST_JUMP_S * sample_rate)
-    for start, lag in lags.items():
-        if abs(lag) > largest:
-            raise ValueError(
-                f"expected an even clock, got a delay of {lag:.1f} samples at {start / sample_rate:.1f} s against the "
-                "syncs; samples were lost or repeated: record it again"
-            )
+    # In the syncs' own band, so that the phase of an analogue path's bass has no say.
+    band = signal.butter(2, (500.0, min(8000.0, 0.4 * sample_rate)), "bandpass", fs=sample_rate, output="sos")
+    sent, heard = (signal.sosfilt(band, samples[programme].astype(np.float64)) for samples in (played, audio))
+    length = seconds_to_frames(_LAG_STRETCH_S, sample_rate)
+    starts = np.linspace(0, len(sent) - length, _LAG_STRETCHES).astype(int)
+    found = [alignment([(sent[start : start + length], heard[start : start + length])]) for start in starts]
+    lags = [one.lag_samples for one in found if one is not None and one.ambiguity < _CLEAR]
+    # One stretch may be mistaken; lost samples show in most of them, the drift between the syncs being wrong.
+    if lags and np.median(np.abs(lags)) > max(_LARGEST_LAG_SAMPLES, _LARGEST_LAG_S * sample_rate):
+        raise ValueError(
+            f"expected the programme where the syncs say, got delays of {min(lags):.1f} to {max(lags):.1f} samples "
+            "there; samples were lost or repeated on the way: record it again"
+        )
 
 
 def _clipped(audio: np.ndarray) -> int:
@@ -291,12 +227,3 @@ def _clipped(audio: np.ndarray) -> int:
         runs = at[2:] & at[1:-1] & at[:-2]
         clipped += int((runs[2:] | runs[1:-1] | runs[:-2]).sum())
     return clipped
-
-
-def _refuse(errors: list[str], folder: Path) -> None:
-    if len(errors) == 1:
-        raise ValueError(errors[0])
-    if errors:
-        raise ValueError(
-            f"{folder}: {len(errors)} recordings can't be used, nothing was written:\n" + "\n".join(errors)
-        )

@@ -81,10 +81,11 @@ def locate(recording: np.ndarray, played: np.ndarray, sample_rate: int) -> Place
     offset, drift = (float(value) for value in line.coef)
     scatter = float(np.abs(recorded_frames - stimulus_frames - line(stimulus_frames)).max())
     if abs(drift) > 1e-6 * MAX_DRIFT_PPM:
+        sent_s = float(last.starts[0] - first.starts[0]) / sample_rate
         raise ValueError(
-            f"expected clocks within {MAX_DRIFT_PPM:g} ppm, got {1e6 * drift:.0f} ppm between the first and the last "
-            "sync; the recording has a gap, holds the stimulus twice, or was made at another sample rate: record it "
-            "again"
+            f"expected {sent_s:.2f} s from the first to the last sync, got {sent_s * (1.0 + drift):.2f} s, "
+            f"{1e6 * drift:.0f} ppm off (clocks differ by at most {MAX_DRIFT_PPM:g}); the recording has a gap, is of "
+            "another stimulus, or was made at another sample rate: record it again"
         )
     if scatter > _MOST_SCATTER_SAMPLES:
         raise ValueError(
@@ -97,7 +98,7 @@ def locate(recording: np.ndarray, played: np.ndarray, sample_rate: int) -> Place
     return Placement(offset - pad, 1e6 * drift, polarity, gain_db)
 
 
-def on_the_clock(recording: np.ndarray, placement: Placement, frames: int) -> tuple[np.ndarray, float]:
+def on_the_clock(recording: np.ndarray, placement: Placement, frames: int) -> tuple[np.ndarray, int, float]:
     """The recording, cut to the stimulus' frames.
 
     Where the whole drift is below :data:`NEGLIGIBLE_DRIFT_SAMPLES` samples are only cut out. Otherwise the recording is
@@ -114,13 +115,15 @@ def on_the_clock(recording: np.ndarray, placement: Placement, frames: int) -> tu
         ``(recorded_time,)`` to ``(frames,)``, float32.
 
     Returns:
-        samples, and the delay that is left in them, in samples, within ±0.5; 0 where it was resampled.
+        samples; the frame of the recording that became their first; and the delay that is left in them, in samples,
+        within ±0.5. Resampled, no delay is left.
     """
     drift = 1e-6 * placement.drift_ppm
     if abs(drift) * frames < NEGLIGIBLE_DRIFT_SAMPLES:
         # The line through the bursts, read in its middle: what is left of the drift is shared by both ends.
         start = placement.start + 0.5 * drift * frames
-        return _stretch(recording, round(start), round(start) + frames).astype(np.float32), start - round(start)
+        offset = round(start)
+        return _stretch(recording, offset, offset + frames).astype(np.float32), offset, start - offset
     taps = 2 * _HALF_TAPS * _UPSAMPLING + 1
     low_pass = _UPSAMPLING * signal.firwin(taps, 1.0 / _UPSAMPLING, window=("kaiser", 11.0))
     out = np.empty(frames, dtype=np.float32)
@@ -131,7 +134,7 @@ def on_the_clock(recording: np.ndarray, placement: Placement, frames: int) -> tu
         fine = signal.upfirdn(low_pass, around, up=_UPSAMPLING)
         places = _UPSAMPLING * (at - low + _HALF_TAPS)  # the low-pass delays by half its length
         out[begin : begin + len(at)] = ndimage.map_coordinates(fine, [places], order=5)
-    return out, 0.0
+    return out, round(placement.start), 0.0
 
 
 def _found(recording: np.ndarray, sync: Sync, sample_rate: int) -> np.ndarray | None:
