@@ -9,7 +9,7 @@ from scipy import signal
 
 from baselines.numpy_compressor import compressor
 from ddsp_la2a.data.stimulus import stimulus
-from ddsp_la2a.data.sync import NEGLIGIBLE_DRIFT_SAMPLES, Placement, locate, on_the_clock
+from ddsp_la2a.data.sync import NEGLIGIBLE_DRIFT_SAMPLES, Placement, common_fraction, locate, on_the_clock
 
 FS = 8000
 Array = NDArray[np.float64]
@@ -101,7 +101,7 @@ def test_resampling_is_transparent() -> None:
     audio /= np.abs(audio).max()
     longer = signal.resample(audio, size + extra)
     shifted = np.concatenate([np.zeros(300), longer])
-    back, offset, delay = on_the_clock(shifted, Placement(300.0, 1e6 * extra / size, 1, 0.0), size)
+    back, offset, delay = on_the_clock(shifted, Placement(300.0, 1e6 * extra / size, 1, 0.0, True), size)
     assert (offset, delay) == (300, 0.0)
     assert back.dtype == np.float32
     error = (back - audio)[1000:-1000]
@@ -110,7 +110,7 @@ def test_resampling_is_transparent() -> None:
 
 def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     audio = np.random.default_rng(0).standard_normal(5000)
-    at = Placement(12.3, 80.0, 1, 0.0)
+    at = Placement(12.3, 80.0, 1, 0.0, True)
     whole, *_ = on_the_clock(audio, at, 4800)
     monkeypatch.setattr("ddsp_la2a.data.sync._BLOCK_FRAMES", 700)
     np.testing.assert_allclose(on_the_clock(audio, at, 4800)[0], whole, atol=1e-6)
@@ -118,16 +118,30 @@ def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_negligible_drift_is_cut_to_the_sample() -> None:
     audio = np.random.default_rng(0).standard_normal(5000)
-    cut, offset, delay = on_the_clock(audio, Placement(99.8, 0.001, 1, 0.0), 3000)
+    cut, offset, delay = on_the_clock(audio, Placement(99.8, 0.001, 1, 0.0, False), 3000)
     np.testing.assert_array_equal(cut, audio[100:3100].astype(np.float32))
     assert offset == 100
     assert delay == pytest.approx(-0.2, abs=1e-4)
 
 
+def test_recordings_on_one_clock_keep_one_delay() -> None:
+    """A delay near half a sample, measured a little differently each time, isn't rounded up here and down there."""
+    audio = np.random.default_rng(0).standard_normal(5000)
+    starts = [100.49, 200.51, 77.5, -3.48]
+    fraction = common_fraction(starts)
+    assert abs(fraction) == pytest.approx(0.495, abs=0.01)
+    delays = [on_the_clock(audio, Placement(start, 0.0, 1, 0.0, False), 3000, fraction)[2] for start in starts]
+    assert np.ptp(delays) < 0.05
+    resampled = on_the_clock(audio, Placement(50.2, 100.0, 1, 0.0, True), 3000, fraction)
+    assert resampled[2] == fraction
+    assert common_fraction([]) == 0.0
+    assert common_fraction([5.0, -7.01, 3.01]) == pytest.approx(0.0, abs=1e-6)
+
+
 @pytest.mark.parametrize("drift_ppm", [0.0, 100.0])
 def test_beyond_the_ends_there_is_nothing(drift_ppm: float) -> None:
     audio = np.ones(2000)
-    cut, *_ = on_the_clock(audio, Placement(-100.0, drift_ppm, 1, 0.0), 2400)
+    cut, *_ = on_the_clock(audio, Placement(-100.0, drift_ppm, 1, 0.0, drift_ppm > 0.0), 2400)
     for beyond in (cut[:60], cut[2200:]):  # an edge rings in any interpolation
         assert beyond == pytest.approx(0.0, abs=1e-4)
     assert cut[200:2000] == pytest.approx(1.0, abs=1e-4)

@@ -19,7 +19,7 @@ from ddsp_la2a.data.audio import audio_info, read_audio, write_audio
 from ddsp_la2a.data.capture_names import named_settings, refuse_all
 from ddsp_la2a.data.frame import SOURCES, STRETCH_COLUMNS
 from ddsp_la2a.data.stimulus import noise_frames, programme_frames, read_stimulus, stimulus
-from ddsp_la2a.data.sync import locate, on_the_clock
+from ddsp_la2a.data.sync import Placement, common_fraction, locate, on_the_clock
 from ddsp_la2a.data.wav_header import header_faults
 from ddsp_la2a.units import amplitude_to_db, seconds_to_frames
 
@@ -85,9 +85,10 @@ def index_captures(
         one row a recording, ordered by setting: ``track_id``, ``split`` (``train``), ``take`` (the folder's name),
         ``device``, a column a control, ``raw_audio_path``, ``processed_audio_path`` (absolute), ``source``, and
         :data:`REPORT_COLUMNS`: ``offset_samples`` where the stimulus starts in the recording; ``delay_samples`` that
-        are left after whole samples were cut, within ±0.5; ``gain_db`` of the first sync; ``polarity`` of the
-        recording, −1 where it was upside down; ``drift_ppm``, positive where the recorder's clock was the faster one;
-        ``noise_dbfs``, RMS in the stimulus' silence; ``clipped_samples`` in runs at the recording's own extremes.
+        are left after whole samples were cut, much the same for all recordings on one clock; ``gain_db`` of the first
+        sync; ``polarity`` of the recording, −1 where it was upside down; ``drift_ppm``, positive where the recorder's
+        clock was the faster one; ``noise_dbfs``, RMS in the stimulus' silence; ``clipped_samples`` in runs at the
+        recording's own extremes.
 
     Raises:
         FileNotFoundError: no folder or no stimulus.
@@ -112,23 +113,34 @@ def index_captures(
     played, sample_rate = read_stimulus(stimulus_path)
     settings = named_settings(folder, controls, stimulus_path)
 
+    placements, errors = {}, []
+    for done, (path, _) in enumerate(settings, start=1):
+        try:
+            placements[path] = _placed(path, played, sample_rate)
+        except ValueError as error:
+            errors.append(str(error))
+        if progress is not None:
+            progress(done, len(settings))
+    refuse_all(errors, folder)
+
+    fraction = common_fraction([placement.start for placement in placements.values() if not placement.drifts])
     aligned = folder / "aligned"
-    rows, errors = [], []
+    rows = []
     with tempfile.TemporaryDirectory(prefix=".aligned-", dir=folder) as scratch:
-        for done, (path, setting) in enumerate(settings, start=1):
-            try:
-                audio, report = _aligned(path, played, sample_rate)
-            except ValueError as error:
-                errors.append(str(error))
-            else:
-                soundfile.write(Path(scratch) / path.name, audio, sample_rate, "FLOAT")
-                row = {"track_id": done - 1, "split": "train", "take": folder.name, "device": device or folder.name}
-                paths = {"raw_audio_path": stimulus_path, "processed_audio_path": aligned / path.name}
-                row |= setting | {name: file.as_posix() for name, file in paths.items()}
-                rows.append(row | {"source": source} | report)
-            if progress is not None:
-                progress(done, len(settings))
-        refuse_all(errors, folder)
+        for number, (path, setting) in enumerate(settings):
+            recording, _ = read_audio(path)
+            audio, offset, delay = on_the_clock(recording, placements[path], len(played), fraction)
+            placement = placements[path]
+            soundfile.write(Path(scratch) / path.name, placement.polarity * audio, sample_rate, "FLOAT")
+            lacking = max(-offset, 0), max(offset + len(played) - len(recording), 0)
+            if any(lacking):
+                message = "%s: lacks %d samples of silence at its beginning, %d at its end; filled up"
+                logger.warning(message, path, *lacking)
+            row = {"track_id": number, "split": "train", "take": folder.name, "device": device or folder.name}
+            paths = {"raw_audio_path": stimulus_path, "processed_audio_path": aligned / path.name}
+            row |= setting | {name: file.as_posix() for name, file in paths.items()}
+            row |= {"source": source, "offset_samples": offset, "delay_samples": round(delay, 4) + 0.0}  # no minus zero
+            rows.append(row | _report(path, recording, audio, placement, sample_rate))
         aligned.mkdir(exist_ok=True)
         for path, _ in settings:
             (Path(scratch) / path.name).replace(aligned / path.name)
@@ -147,8 +159,8 @@ def with_relative_paths(frame: pd.DataFrame, csv_path: str | Path) -> pd.DataFra
     return table
 
 
-def _aligned(path: Path, played: np.ndarray, sample_rate: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """One recording on the stimulus' clock, upright, and its row of the report."""
+def _placed(path: Path, played: np.ndarray, sample_rate: int) -> Placement:
+    """Where the stimulus stands in a recording that can be used."""
     for _, severity, value, advice in header_faults(path):
         if severity == "error":
             raise ValueError(f"{path}: expected a sound header, got {value}; {advice}")
@@ -160,45 +172,36 @@ def _aligned(path: Path, played: np.ndarray, sample_rate: int) -> tuple[np.ndarr
         raise ValueError(f"{path}: expected finite samples, got NaN or infinity; export it again")
     try:
         placement = locate(recording, played, sample_rate)
-        audio, offset, delay = on_the_clock(recording, placement, len(played))
-        _refuse_jumps(audio * placement.polarity, played, sample_rate)
+        _refuse_jumps(on_the_clock(recording, placement, len(played))[0], played, sample_rate)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    noise = audio[noise_frames(sample_rate)]
-    programme = audio[programme_frames(len(played), sample_rate)]
-    report = {
-        "offset_samples": offset,
-        "delay_samples": round(delay, 4) + 0.0,  # no minus zero
-        "gain_db": round(placement.gain_db, 3) + 0.0,
+    return placement
+
+
+def _report(
+    path: Path, recording: np.ndarray, audio: np.ndarray, placement: Placement, sample_rate: int
+) -> dict[str, Any]:
+    """What was measured on a recording; what is doubtful about it goes to the log."""
+    noise, programme = (
+        float(amplitude_to_db(np.std(audio[stretch], dtype=np.float64)))
+        for stretch in (noise_frames(sample_rate), programme_frames(len(audio), sample_rate))
+    )
+    clipped = _clipped(recording)
+    if clipped:
+        advice = "lower the recording level and record it again"
+        logger.warning("%s: clipped, %d samples stand in runs at the extreme; %s", path, clipped, advice)
+    if programme - noise < _LEAST_SNR_DB:
+        message = "%s: noise floor at %.1f dBFS, only %.1f dB below the programme; raise the level or look for hum"
+        logger.warning(message, path, noise, programme - noise)
+    if placement.polarity < 0:
+        logger.warning("%s: was recorded upside down; its copy in aligned/ is turned upright", path)
+    return {
+        "gain_db": round(placement.gain_db, 3) + 0.0,  # no minus zero
         "polarity": placement.polarity,
         "drift_ppm": round(placement.drift_ppm, 4) + 0.0,
-        "noise_dbfs": round(float(amplitude_to_db(np.std(noise, dtype=np.float64))), 2),
-        "clipped_samples": _clipped(recording),
+        "noise_dbfs": round(noise, 2),
+        "clipped_samples": clipped,
     }
-    _warn(path, report, float(amplitude_to_db(np.std(programme, dtype=np.float64))), played, recording)
-    return audio * np.float32(placement.polarity), report
-
-
-def _warn(path: Path, report: dict[str, Any], programme_dbfs: float, played: np.ndarray, recording: np.ndarray) -> None:
-    if report["clipped_samples"]:
-        logger.warning(
-            "%s: clipped, %d samples stand in runs at the extreme; lower the recording level and record it again",
-            path,
-            report["clipped_samples"],
-        )
-    snr_db = programme_dbfs - report["noise_dbfs"]
-    if snr_db < _LEAST_SNR_DB:
-        logger.warning(
-            "%s: noise floor at %.1f dBFS, only %.1f dB below the programme; raise the level or look for hum",
-            path,
-            report["noise_dbfs"],
-            snr_db,
-        )
-    if report["polarity"] < 0:
-        logger.warning("%s: was recorded upside down; its copy in aligned/ is turned upright", path)
-    lacking = max(-report["offset_samples"], 0), max(report["offset_samples"] + len(played) - len(recording), 0)
-    if any(lacking):
-        logger.warning("%s: lacks %d samples of silence at its beginning, %d at its end; filled up", path, *lacking)
 
 
 def _refuse_jumps(audio: np.ndarray, played: np.ndarray, sample_rate: int) -> None:

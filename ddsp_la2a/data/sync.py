@@ -36,12 +36,14 @@ class Placement:
         drift_ppm: positive where the recorder's clock ran faster, so that the recording is longer.
         polarity: 1, or −1 where the recording is upside down.
         gain_db: of the first sync.
+        drifts: whether the drift is worth undoing; where it isn't, ``start`` is the mean over the whole.
     """
 
     start: float
     drift_ppm: float
     polarity: int
     gain_db: float
+    drifts: bool
 
 
 def locate(recording: np.ndarray, played: np.ndarray, sample_rate: int) -> Placement:
@@ -95,46 +97,58 @@ def locate(recording: np.ndarray, played: np.ndarray, sample_rate: int) -> Place
     heard = np.concatenate([padded[start : start + len(first.burst)] for start in begin])
     sent = np.concatenate([played[start : start + len(first.burst)] for start in first.starts])
     gain_db = float(amplitude_to_db(peak * np.std(heard)) - amplitude_to_db(np.std(sent)))
-    return Placement(offset - pad, 1e6 * drift, polarity, gain_db)
+    drifts = abs(drift) * len(played) >= NEGLIGIBLE_DRIFT_SAMPLES
+    start = (offset if drifts else float(np.mean(recorded_frames - stimulus_frames))) - pad
+    return Placement(start, 1e6 * drift, polarity, gain_db, drifts)
 
 
-def on_the_clock(recording: np.ndarray, placement: Placement, frames: int) -> tuple[np.ndarray, int, float]:
+def common_fraction(starts: list[float]) -> float:
+    """The fraction of a sample, within ±0.5, that starts have in common: the mean of them as angles; 0 of none.
+
+    Cut around it, recordings of one unit on one clock keep one delay; rounded one by one, a delay near half a sample
+    would become +0.5 here and −0.5 there.
+    """
+    return float(np.angle(np.sum(np.exp(2j * np.pi * np.array(starts)))) / (2.0 * np.pi)) if starts else 0.0
+
+
+def on_the_clock(
+    recording: np.ndarray, placement: Placement, frames: int, fraction: float = 0.0
+) -> tuple[np.ndarray, int, float]:
     """The recording, cut to the stimulus' frames.
 
-    Where the whole drift is below :data:`NEGLIGIBLE_DRIFT_SAMPLES` samples are only cut out. Otherwise the recording is
-    read at ``start + (1 + drift) n`` by fourfold oversampling (flat to 0.47 of the sample rate) and splines of degree
-    5; what that leaves of an error lies below −100 dB up to 20 kHz at 44.1 kHz. Frames before its beginning and after
-    its end are zero.
+    Where the clocks don't drift apart, samples are only cut out. Otherwise the recording is read at ``start − fraction
+    + (1 + drift) n`` by fourfold oversampling (flat to 0.47 of the sample rate) and splines of degree 5; what that
+    leaves of an error lies below −100 dB up to 20 kHz at 44.1 kHz. Frames before its beginning and after its end are
+    zero.
 
     Args:
         recording: samples.
         placement: from :func:`locate`.
         frames: length of the stimulus.
+        fraction: delay to leave in, in samples, as nearly as whole samples allow.
 
     Shape:
         ``(recorded_time,)`` to ``(frames,)``, float32.
 
     Returns:
         samples; the frame of the recording that became their first; and the delay that is left in them, in samples,
-        within ±0.5. Resampled, no delay is left.
+        within ``fraction`` ± 0.5, or just that where it was resampled.
     """
-    drift = 1e-6 * placement.drift_ppm
-    if abs(drift) * frames < NEGLIGIBLE_DRIFT_SAMPLES:
-        # The line through the bursts, read in its middle: what is left of the drift is shared by both ends.
-        start = placement.start + 0.5 * drift * frames
-        offset = round(start)
-        return _stretch(recording, offset, offset + frames).astype(np.float32), offset, start - offset
+    offset = round(placement.start - fraction)
+    if not placement.drifts:
+        return _stretch(recording, offset, offset + frames).astype(np.float32), offset, placement.start - offset
+    start, speed = placement.start - fraction, 1.0 + 1e-6 * placement.drift_ppm
     taps = 2 * _HALF_TAPS * _UPSAMPLING + 1
     low_pass = _UPSAMPLING * signal.firwin(taps, 1.0 / _UPSAMPLING, window=("kaiser", 11.0))
     out = np.empty(frames, dtype=np.float32)
     for begin in range(0, frames, _BLOCK_FRAMES):
-        at = placement.start + (1.0 + drift) * np.arange(begin, min(begin + _BLOCK_FRAMES, frames))
+        at = start + speed * np.arange(begin, min(begin + _BLOCK_FRAMES, frames))
         low = int(np.floor(at[0])) - _MARGIN
         around = _stretch(recording, low, int(np.ceil(at[-1])) + _MARGIN).astype(np.float64)
         fine = signal.upfirdn(low_pass, around, up=_UPSAMPLING)
         places = _UPSAMPLING * (at - low + _HALF_TAPS)  # the low-pass delays by half its length
         out[begin : begin + len(at)] = ndimage.map_coordinates(fine, [places], order=5)
-    return out, round(placement.start), 0.0
+    return out, offset, fraction
 
 
 def _found(recording: np.ndarray, sync: Sync, sample_rate: int) -> np.ndarray | None:
