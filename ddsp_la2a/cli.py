@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from tqdm import tqdm
 
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
+from ddsp_la2a.cli_capture import capture
+from ddsp_la2a.console import bar as _bar
+from ddsp_la2a.console import say as _say
 from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.data.index import write_frame
@@ -74,21 +77,7 @@ def command() -> None:
     """Fit, look at and use explicit models of the LA-2A levelling amplifier."""
 
 
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _bar(description: str, unit: str) -> Callable[[int, int], None]:
-    bar: Any = None
-
-    def progress(done: int, total: int) -> None:
-        nonlocal bar
-        bar = bar or tqdm(total=total, desc=description, unit=unit)
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return progress
+command.add_command(capture)
 
 
 def _announce_compiling() -> None:

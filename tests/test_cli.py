@@ -245,6 +245,17 @@ MISTAKES = [
         "expected rows whose split is 'test', got train, val",
     ),
     refused("compare good --out run --budget -1", "--budget.*-1.* is not in the range"),
+    refused("capture stimulus --seconds 60", "seconds: expected at least 75 for test signals and programme, got 60"),
+    refused("capture stimulus --sample-rate 4000", "sample_rate: expected 8000 to 192000 Hz, got 4000"),
+    refused("capture stimulus --out stimulus.xyz", "expected an audio file ending such as .wav or .flac, got '.xyz'"),
+    refused("capture stimulus --out missing/s.wav", "expected a file name in an existing folder; create missing first"),
+    refused("capture index empty", "Missing option '--controls'"),
+    refused("capture index empty --controls ratio", "controls: expected name=low:high .* got 'ratio'"),
+    refused("capture index missing --controls ratio=1:20", "missing: expected a folder with recordings"),
+    refused("capture index empty --controls ratio=1:20", "empty/stimulus.wav: expected the stimulus that was played"),
+    refused("capture index empty --controls r=1:20 --stimulus in.wav", "in.wav: expected the file that .* wrote, got"),
+    refused("capture index empty --controls ratio=1:20 --source tape", "--source.*'tape' is not one of 'hardware'"),
+    refused("capture index empty --controls ratio=1:20 --out missing/f.csv", "in an existing folder; create missing"),
     refused("demo --out full", "full: expected a new or empty folder"),
     refused("demo --seed x", "--seed.*'x' is not a valid integer"),
 ]
@@ -310,7 +321,7 @@ def test_no_command_shows_the_help(run):
 def test_help(run, switch):
     ran = run(switch)
     assert ran.status == 0
-    for name in ("check", "compare", "curves", "demo", "evaluate", "fit", "index", "process"):
+    for name in ("capture", "check", "compare", "curves", "demo", "evaluate", "fit", "index", "process"):
         assert f"\n  {name} " in ran.out, name
     assert run("process", switch).status == 0
 
@@ -699,6 +710,49 @@ def test_mistakes_with_controls(run, wav, strip_model, strip_csv, few_steps, arg
     assert re.search(message, ran.error), ran.error
     if not arguments.startswith("compare"):  # what was fitted before is kept
         assert files_of(Path.cwd()) == set()
+
+
+# --- capture --------------------------------------------------------------------------------------------------------
+
+
+def test_capture_from_stimulus_to_frame(run, caplog):
+    """Two settings through the reference compressor, one of them noisy; then one that stopped too early."""
+    ran = run("capture", "stimulus", "--seconds", 75, "--sample-rate", 8000, "--out", "stimulus.wav")
+    assert (ran.status, ran.out) == (0, "")
+    assert ran.err.startswith("stimulus.wav: 75 s; record it through the unit once a setting")
+    played, rate = soundfile.read("stimulus.wav")
+    assert (rate, len(played), soundfile.info("stimulus.wav").subtype) == (8000, 600000, "PCM_24")
+    Path("unit").mkdir()
+    how = {"knee_db": 6.0, "attack_ms": 5.0, "release_ms": 200.0}
+    for ratio, noise in ((2, 1e-5), (4, 1e-2)):
+        output = compressor(played, rate, threshold_db=-30.0, ratio=ratio, **how).output
+        output = np.concatenate([np.zeros(321), output, np.zeros(rate)])
+        output += noise * np.random.default_rng(ratio).standard_normal(len(output))
+        soundfile.write(f"unit/a_ratio={ratio}.wav", output, rate, "PCM_24")
+
+    ratios = ("--controls", "ratio=1:20", "--stimulus", "stimulus.wav", "--device", "reference")
+    ran = run("capture", "index", "unit", *ratios, "--source", "simulated", "--out", "frame.csv")
+    assert ran.status == 0, ran.err
+    assert re.search(r"unit/a_ratio=4\.wav: noise floor at -40\.\d dBFS", caplog.text)
+    assert ran.err.splitlines()[-1] == f"frame.csv: 2 recordings, aligned in {Path('unit/aligned')}"
+    frame = pd.read_csv("frame.csv")
+    assert frame["processed_audio_path"].tolist() == ["unit/aligned/a_ratio=2.wav", "unit/aligned/a_ratio=4.wav"]
+    assert frame["raw_audio_path"].tolist() == ["stimulus.wav"] * 2
+    assert frame["offset_samples"].tolist() == [321, 321]
+    assert set(frame["device"]) == {"reference"}
+
+    ran = run("capture", "index", "unit", *ratios)
+    assert ran.status == 0
+    assert len(pd.read_csv(io.StringIO(ran.out))) == 2
+
+    soundfile.write("unit/a_ratio=3.wav", played[:-80000], rate, "PCM_24")
+    soundfile.write("unit/a_ratio=5.wav", np.stack([played, played], axis=1), rate, "PCM_24")
+    before = files_of(Path())
+    ran = run("capture", "index", "unit", *ratios, "--out", "other.csv")
+    assert "2 recordings can't be used, nothing was written: - " in ran.error
+    assert "a_ratio=3.wav: expected all of the stimulus, got a recording that lacks 10.00 s at its end" in ran.error
+    assert "a_ratio=5.wav: expected one channel, got 2" in ran.error
+    assert files_of(Path()) == before
 
 
 # --- from a wheel ---------------------------------------------------------------------------------------------------

@@ -28,12 +28,15 @@ ALLOWED = {
     "model": {"model", "dsp", "controls", "files", "units"},
     "evaluation": {"evaluation", "data", "controls", "files", "units"},
     "fitting": {"fitting", "model", "dsp", "data", "controls", "files", "units"},
+    "console": set(),
+    "cli_capture": {"data", "console", "controls", "files"},
     "compare": {"evaluation", "fitting", "model", "data", "controls", "files", "units"},
 }
 """What a room may import of the package; ``cli``, ``__main__`` and ``__init__`` gather them all."""
 
 ALLOWED_BESIDE = {
     "data/demo.py": {"simulated_unit"},  # renders the embedded recordings
+    "data/stimulus.py": {"simulated_unit"},  # plays the same kind of programme to real units
     "evaluation/figures.py": {"model", "dsp"},  # draws the model's curves
     "evaluation/style.py": {"model"},  # knows what the columns of the curves are called
 }
