@@ -39,6 +39,8 @@ class ConditionedLSTM(nn.Module):
         compression", AES 152.
     """
 
+    latency = 0
+
     def __init__(
         self, sample_rate: int, hidden: int = 32, seed: int = 0, controls: Sequence[Control] = LA2A_CONTROLS
     ) -> None:

@@ -21,7 +21,7 @@ from ddsp_la2a.dsp.curve import static_gain_db
 from ddsp_la2a.evaluation.style import STYLE, by_switches, column_of, in_words, new_axes
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, Parameter
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, PARAMETERS, Parameter
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude
 
 _PEAK_REDUCTIONS = (0, 20, 40, 50, 60, 70, 80, 90, 100)
@@ -223,10 +223,10 @@ def step_response(model: GreyBox, sample_rate: float = 44100.0, title: str = "",
     usual = {"peak_reduction": 65.0} if model.controls == LA2A_CONTROLS else model.middle()
     knobs = {c.name: {**usual, **positions}[c.name] for c in model.controls if c.kind == "continuous"}
     for look, card in by_switches(model.curves(**knobs), model.controls):
-        parameters = {name: float(card[name].iloc[0]) for name in ("threshold_db", "ratio", "knee_db", "makeup_db")}
-        times_ms = {name: float(card[name].iloc[0]) for name in ("attack_ms", "release_ms")}
+        numbers: dict[str, Any] = {p.name: float(card[p.name].iloc[0]) for p in PARAMETERS if p.name in card}
         with torch.no_grad():
-            gain = compressor(audio, CompressorParams(**parameters, **times_ms), sample_rate, trace=True).gain[0]
+            params = CompressorParams(**numbers, feedback=model.stages.feedback)
+            gain = compressor(audio, params, sample_rate, trace=True).gain[0]
         axes[0, 0].plot(times, amplitude_to_db(gain), look.dashes, color=look.colour, label=look.label)
     axes[0, 0].axvspan(0.1, 0.6, color="#eeeeee", zorder=0)
     axes[0, 0].set_xlabel("time, s")

@@ -25,7 +25,8 @@ from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings, fit_gauss_newton
 from ddsp_la2a.fitting.gradient import AdamSettings, Training, train
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, control_columns
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, control_columns
+from ddsp_la2a.model.stages import HARDWARE, Stages
 from ddsp_la2a.units import db_to_amplitude
 
 
@@ -73,6 +74,7 @@ class _AtTakeGains(nn.Module):
     def __init__(self, model: GreyBox, frame: pd.DataFrame, sample_rate: float) -> None:
         super().__init__()
         self.model = model
+        self.latency = model.latency
         self._sample_rate = sample_rate
         takes = linked_takes(frame, model.controls)
         self._gain_db = None
@@ -112,10 +114,10 @@ def data_hash(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) 
     return digest.hexdigest()
 
 
-def generic_start(frame: pd.DataFrame, controls: Sequence[Control]) -> ParameterTable:
+def generic_start(frame: pd.DataFrame, controls: Sequence[Control], stages: Stages) -> ParameterTable:
     """A table with a row for every setting of a frame, each at the generic start."""
     settings = pd.DataFrame(settings_of(frame, controls), columns=control_columns(controls))
-    starts = {p.name: p.start for p in (*CARD_PARAMETERS, MAKEUP)}
+    starts = {p.name: p.start for p in (*CARD_PARAMETERS, *stages.parameters)}
     return ParameterTable(settings.assign(**starts), controls, nearest=True)
 
 
@@ -128,6 +130,7 @@ def fit(
     per_setting: bool = False,
     *,
     controls: Sequence[Control] = LA2A_CONTROLS,
+    stages: Stages = HARDWARE,
     gauss_newton: GaussNewtonSettings | None = None,
     adam: AdamSettings | None = None,
     segment_s: float = 5.0,
@@ -149,6 +152,7 @@ def fit(
             be compared with. Other settings then get the parameters of the nearest one.
         controls: what the unit lets its user set; each is a column of the frame. Fewer settings than would determine
             curves over them all are no obstacle: what the recordings leave open the network's prior decides.
+        stages: what the model has beside curve, ballistics and make-up.
         gauss_newton: how, for that method; None for what suits the grey box.
         adam: how, for that method.
         segment_s: length of Adam's segments in seconds, 3 to 10.
@@ -184,17 +188,17 @@ def fit(
     fitted = rows[rows["split"] != "test"]
     refuse_several_devices(fitted)
     config: dict[str, Any] = {"method": method, "per_setting": per_setting, "seed": seed}
-    config["controls"] = [control.as_dict() for control in controls]
+    config |= {"controls": [control.as_dict() for control in controls], "stages": asdict(stages)}
     if method == "adam":
         config |= {"segment_s": segment_s, "warmup_s": warmup_s, "adam": asdict(adam or AdamSettings())}
         config["adam"]["seed"] = seed
         settings = AdamSettings(**config["adam"])
-        model, ran = _fit_adam(by_split, controls, per_setting, segment_s, warmup_s, settings, seed, progress)
+        model, ran = _fit_adam(by_split, controls, stages, per_setting, segment_s, warmup_s, settings, seed, progress)
         training_loss, validation_esr = _least(ran.history, "loss"), _least(ran.history, "validation_esr")
     else:
         config["gauss_newton"] = asdict(gauss_newton or GaussNewtonSettings())
         how = GaussNewtonSettings(**config["gauss_newton"])
-        model, ran = fit_gauss_newton(by_split["train"], controls, per_setting, how, seed, progress)
+        model, ran = fit_gauss_newton(by_split["train"], controls, stages, per_setting, how, seed, progress)
         last = ran.history[ran.history["stage"] == ran.history["stage"].iloc[-1]]
         training_loss, validation_esr = _least(last, "error"), None
     training = by_split["train"]
@@ -212,13 +216,14 @@ def fit(
         "seed": seed,
         "fit": config,
     }
-    model.makeup.requires_grad_(True)
+    model.device.requires_grad_(True)
     return FitResult(model.eval(), ran.history, dict(model.info), ran.converged, ran.interrupted)
 
 
 def _fit_adam(
     by_split: dict[str, pd.DataFrame],
     controls: Sequence[Control],
+    stages: Stages,
     per_setting: bool,
     segment_s: float,
     warmup_s: float,
@@ -229,10 +234,12 @@ def _fit_adam(
     training = SegmentDataset(by_split["train"], segment_s, warmup_s, controls=controls)
     watched = by_split.get("val")
     validation = None if watched is None else SegmentDataset(watched, segment_s, warmup_s, controls=controls)
-    card = generic_start(training.frame, controls) if per_setting else ControlNet(seed=seed, controls=controls)
-    model = GreyBox(card)
+    card: ControlNet | ParameterTable = ControlNet(seed=seed, controls=controls)
+    if per_setting:
+        card = generic_start(training.frame, controls, stages)
+    model = GreyBox(card, stages=stages, sample_rate=training.sample_rate)
     # One gain is enough: a table has its own, one a setting.
-    model.makeup.requires_grad_(not per_setting)
+    model.device.requires_grad_(not per_setting)
     ran = train(
         _AtTakeGains(model, training.frame, training.sample_rate),
         training,

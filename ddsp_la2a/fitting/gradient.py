@@ -92,9 +92,12 @@ def _windows(
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Estimate of each window of a batch, and the window; the state is carried, its past cut off.
 
-    Without gradient where nothing counts.
+    What is wanted waits for a module that is late. Without gradient where nothing counts.
     """
-    frames = batch["raw"].shape[1]
+    frames, late = batch["raw"].shape[1], int(module.latency)  # type: ignore[arg-type]
+    if late:
+        wanted = ("processed", "mask")
+        batch = {**batch, **{n: nn.functional.pad(batch[n], (late, 0))[:, :frames] for n in wanted}}
     window = window_frames or frames
     state = None
     for start in range(0, frames, window):
@@ -129,9 +132,12 @@ def validation_error(module: nn.Module, batches: Any, window_frames: int | None 
     module.eval()
     with torch.no_grad():
         for batch in batches:
-            estimate = torch.cat([estimate for estimate, _ in _windows(module, batch, window_frames)], dim=1)
-            error = batch["mask"] * dc_filter(estimate - batch["processed"])
-            wanted = batch["mask"] * dc_filter(batch["processed"])
+            parts = [
+                (estimate, part["processed"], part["mask"]) for estimate, part in _windows(module, batch, window_frames)
+            ]
+            estimate, processed, mask = (torch.cat(found, dim=1) for found in zip(*parts, strict=True))
+            error = mask * dc_filter(estimate - processed)
+            wanted = mask * dc_filter(processed)
             rows = zip(batch["recording"].tolist(), error.square().sum(1), wanted.square().sum(1), strict=True)
             for recording, e, y in rows:
                 errors[recording] = errors.get(recording, 0.0) + float(e)
@@ -156,7 +162,7 @@ def train(
 
     Args:
         module: ``module(batch, state=None)`` maps stacked :class:`SegmentDataset` items to the estimate
-            ``(batch, time)`` and the state after it (a tensor or a tuple of them).
+            ``(batch, time)``, ``module.latency`` samples late, and the state after it (a tensor or a tuple of them).
         training: segments to fit.
         validation: segments to watch, or None.
         settings: how.

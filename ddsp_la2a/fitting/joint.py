@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import helmert
 
+from ddsp_la2a.fitting.coordinates import CARD, Coordinates
 from ddsp_la2a.fitting.least_squares import Damping, Minimum, Quadratic, levenberg_marquardt, minimised
-from ddsp_la2a.fitting.passes import CARD, Array, Passes, sum_of
+from ddsp_la2a.fitting.passes import Array, Passes, sum_of
 from ddsp_la2a.fitting.recordings import Recordings
 from ddsp_la2a.model.control_net import ControlNet
 
@@ -96,9 +97,9 @@ class Joint(NamedTuple):
     """A fit of all recordings at once.
 
     Args:
-        minimum: its point is the card's weights, the make-up in dB, then what the gains per take are made of.
-        points: of every recording, ``(recordings, 6)``.
-        derivatives: of those for the minimum's point, ``(recordings, 6, n)``.
+        minimum: its point is the card's weights, the device's coordinates, then what the gains per take are made of.
+        points: of every recording, ``(recordings, coordinates)``.
+        derivatives: of those for the minimum's point, ``(recordings, coordinates, n)``.
         quadratics: of every recording.
         products: of every recording, see :meth:`Passes.quadratics`.
     """
@@ -111,38 +112,52 @@ class Joint(NamedTuple):
 
 
 class JointProblem:
-    """All recordings through one card, with the device's make-up and a gain per take.
+    """All recordings through one card and one device, with a gain per take.
 
     Args:
         card: weights → unconstrained parameters.
         takes: number of each recording's take, from 0, or None for no gains.
+        coordinates: of a recording's point: first the card's, then the device's, the make-up before its stages.
     """
 
-    def __init__(self, card: Card, takes: NDArray[np.int64] | None) -> None:
+    def __init__(self, card: Card, takes: NDArray[np.int64] | None, coordinates: Coordinates) -> None:
         self.card = card
+        self.coordinates = coordinates
         self._size = len(card.mean)
+        self._width = len(coordinates.parameters)
+        self._gains_from = self._size + self._width - CARD
         # Columns of an orthogonal matrix with zero mean: gains per take that leave the make-up alone.
         self.take_gains = np.zeros((0, 0)) if takes is None else helmert(int(takes.max()) + 1)
         self._takes = takes
-        free = np.zeros(1 + len(self.take_gains))
-        self._mean, self.precision = np.append(card.mean, free), np.append(card.precision, free)
-        self.variance = np.append(card.variance, free + np.inf)
+        free = np.zeros(len(self.take_gains))
+        self._mean = np.concatenate([card.mean, np.zeros(self._width - CARD), free])
+        self.precision = np.concatenate([card.precision, coordinates.device_precision(), free])
+        self.variance = np.concatenate([card.variance, coordinates.device_variance(), free + np.inf])
 
-    def device(self, makeup_db: float) -> Array:
-        """What follows the card's weights: this make-up, and no gains per take."""
-        return np.append(makeup_db, np.zeros(len(self.take_gains)))
+    def start(self, weights: Array, device: Array) -> Array:
+        """A point of all: these weights and coordinates of the device, and no gains per take."""
+        return np.concatenate([weights, device, np.zeros(len(self.take_gains))])
+
+    def device(self, at: Array) -> Array:
+        """The device's coordinates of a point of all."""
+        return at[self._size : self._gains_from]
+
+    def limit(self, of_weights: float) -> Array:
+        """How far each number of a point of all may go to either side of 0."""
+        of_gains = np.full(len(self.take_gains), self.coordinates.limit[CARD])
+        return np.concatenate([np.full(self._size, of_weights), self.coordinates.limit[CARD:], of_gains])
 
     def points(self, at: Array) -> tuple[Array, Array]:
-        """Of every recording ``(recordings, 6)``, and their derivative ``(recordings, 6, n)``."""
+        """Of every recording ``(recordings, coordinates)``, and their derivative ``(recordings, coordinates, n)``."""
         values, derivative = self.card(at[: self._size])
-        makeup = np.full((len(values), 1), at[self._size])
-        whole = np.zeros((len(values), CARD + 1, len(at)))
+        device = np.tile(self.device(at), (len(values), 1))
+        whole = np.zeros((len(values), self._width, len(at)))
         whole[:, :CARD, : self._size] = derivative
-        whole[:, CARD, self._size] = 1.0
+        whole[:, CARD:, self._size : self._gains_from] = np.eye(self._width - CARD)
         if self._takes is not None:
-            whole[:, CARD, self._size + 1 :] = self.take_gains.T[self._takes]
-            makeup[:, 0] += whole[:, CARD, self._size + 1 :] @ at[self._size + 1 :]
-        return np.hstack([values, makeup]), whole
+            whole[:, CARD, self._gains_from :] = self.take_gains.T[self._takes]
+            device[:, 0] += whole[:, CARD, self._gains_from :] @ at[self._gains_from :]
+        return np.hstack([values, device]), whole
 
     def total(self, at: Array, derivatives: Array, quadratics: Sequence[Quadratic]) -> Quadratic:
         """Sum over recordings, in their order, and the prior."""
@@ -175,7 +190,7 @@ class JointProblem:
 
         def at(point: Array) -> Joint:
             points, derivatives = self.points(point)
-            answers = passes.quadratics(recordings, list(enumerate(points)))
+            answers = passes.quadratics(recordings, list(enumerate(points)), self.coordinates)
             quadratics = [quadratic for quadratic, _ in answers]
             passes.log(stage, 2.0 * sum_of(quadratics).value / recordings.seconds.sum())
             total = self.total(point, derivatives, quadratics)

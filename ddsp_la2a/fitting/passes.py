@@ -1,7 +1,6 @@
 """Passes over recordings: quadratics of what is minimised, at points of every recording.
 
-A point of one recording is six numbers: the card parameters in unconstrained space, then the make-up in dB. A recording
-counts by its own energy and its length: what is summed is ½ seconds · (error energy / target energy).
+A recording counts by its own energy and its length: what is summed is ½ seconds · (error energy / target energy).
 """
 
 from __future__ import annotations
@@ -12,22 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT, TARGET
+from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.fitting.gradient import Training
 from ddsp_la2a.fitting.least_squares import Quadratic
 from ddsp_la2a.fitting.recordings import Recordings
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
 
 Array = NDArray[np.float64]
-
-CARD = len(CARD_PARAMETERS)
-LIMIT = np.array([12.0] * CARD + [0.99 * MAKEUP.high])
-"""Beyond ±12 an unconstrained value changes nothing: the sigmoid is within 6e-6 of its end."""
 
 _SILENCE = 1e-9
 """Power (−90 dBFS) that is added to a target's: a recording of silence must not weigh more than one of music."""
@@ -47,14 +40,16 @@ class Passes:
         self._started = time.monotonic()
         self._bar = tqdm(desc="fit", unit=" s of audio", disable=not progress)
 
-    def quadratics(self, recordings: Recordings, points: Sequence[tuple[int, Array]]) -> list[tuple[Quadratic, Array]]:
+    def quadratics(
+        self, recordings: Recordings, points: Sequence[tuple[int, Array]], coordinates: Coordinates
+    ) -> list[tuple[Quadratic, Array]]:
         """Quadratic of every (recording, point) and the products it is made of, one a quarter of a second."""
-        asked = [(row, physical(point)) for row, point in points]
+        asked = [(row, coordinates.physical(point)) for row, point in points]
         found = recordings.products(asked, self._error_filter, self._bar.update)
         seconds, answers = recordings.seconds, []
         for (row, point), products in zip(points, found, strict=True):
             power = products[:, TARGET, TARGET].sum() / (seconds[row] * recordings.sample_rate)
-            scale = np.concatenate([np.ones(FIRST_TANGENT), slopes(point)])
+            scale = np.concatenate([np.ones(FIRST_TANGENT), coordinates.slopes(point)])
             shares = products * scale[:, None] * scale / (recordings.sample_rate * (power + _SILENCE))
             total, tangents = shares.sum(axis=0), slice(FIRST_TANGENT, None)
             quadratic = Quadratic(0.5 * total[ERROR, ERROR], total[tangents, ERROR], total[tangents, tangents])
@@ -71,20 +66,6 @@ class Passes:
         self._bar.close()
         history = pd.DataFrame(self.history)
         return Training(history, converged, interrupted, time.monotonic() - self._started)
-
-
-def physical(point: Array) -> CompressorParams:
-    """Parameters of a point ``(6,)``."""
-    at = torch.from_numpy(point)
-    card: dict[str, Any] = {p.name: float(p.to_physical(at[i])) for i, p in enumerate(CARD_PARAMETERS)}
-    return CompressorParams(**card, makeup_db=float(point[CARD]))
-
-
-def slopes(point: Array) -> Array:
-    """Derivative of each physical parameter for its own coordinate of a point, ``(6,)``."""
-    at = torch.from_numpy(point).requires_grad_()
-    total = torch.stack([p.to_physical(at[i]) for i, p in enumerate(CARD_PARAMETERS)]).sum() + at[CARD]
-    return np.asarray(torch.autograd.grad(total, at)[0].numpy())
 
 
 def sum_of(quadratics: Sequence[Quadratic]) -> Quadratic:

@@ -26,6 +26,7 @@ _BLOCK_FRAMES = 1 << 16
 _LANES = 8
 _SHORTEST_LANE_S = 60.0
 _THIN_STRETCH_S = 10.0
+_LONGEST_WARMUP_S = 30.0
 
 SUMS_PER_S = 4
 """Sums of products a second."""
@@ -44,17 +45,18 @@ class Recordings:
     """The rows of a frame and, on request, their normal equations.
 
     Long recordings of a frame with few rows are cut into lanes, so that all threads have work. A lane starts from rest
-    ahead of what it counts, by :func:`~ddsp_la2a.data.segments.warmup_seconds` of the slower of attack and release: of
-    the state that it can't know less than 9^−4 is missing at its first sample, and less from then on.
+    ahead of what it counts, by :func:`~ddsp_la2a.data.segments.warmup_seconds` of the slowest time: of the state that
+    it can't know less than 9^−4 is missing at its first sample, and less from then on. But never by more than 30 s.
 
     Args:
         frame: see :func:`~ddsp_la2a.data.index.read_frame`.
         skip_s: seconds at the beginning of each row that don't count: the state of the unit isn't known there.
         exact: one lane a row.
-        controls: of the unit.
+        controls: see the attribute.
 
     Attributes:
         frame: the rows, numbered from 0.
+        controls: of the unit.
         sample_rate: in Hz.
         seconds: ``(rows,)`` of audio that counts.
 
@@ -73,9 +75,11 @@ class Recordings:
         if not 0.0 <= skip_s < np.inf:
             raise ValueError(f"skip_s: expected 0 s or more, got {skip_s!r}")
         self.frame = read_frame(frame, controls)
+        self.controls = controls
         infos = pair_infos(self.frame)
         self.sample_rate = infos[0].sample_rate
         self._skip = seconds_to_frames(skip_s, self.sample_rate)
+        self._exact = exact
         self._stretches: list[list[_Stretch]] = []
         for row, info in zip(self.frame.itertuples(index=False), infos, strict=True):
             start, stop = int(getattr(row, "start_frame", 0)), int(getattr(row, "stop_frame", info.frames))
@@ -125,7 +129,7 @@ class Recordings:
             progress: called with the seconds of audio just done.
 
         Returns:
-            for each request sums over a quarter of a second each, in the order of time, ``(sums, 8, 8)``.
+            for each request sums over a quarter of a second each, in the order of time, ``(sums, n, n)``.
         """
         tasks = [(row, params, stretch) for row, params in requests for stretch in self._stretches[row]]
 
@@ -146,7 +150,9 @@ class Recordings:
     def _stretch_products(
         self, row: int, params: CompressorParams, stretch: _Stretch, error_filter: str
     ) -> NDArray[np.float64]:
-        memory = warmup_seconds([float(params.attack_ms), float(params.release_ms)])
+        slowest = 1.0 if params.slow_factor is None else float(params.slow_factor)
+        memory = warmup_seconds([slowest * float(params.attack_ms), slowest * float(params.release_ms)])
+        memory = memory if self._exact else min(memory, _LONGEST_WARMUP_S)
         begin = max(stretch.start, stretch.first - max(self._skip, seconds_to_frames(memory, self.sample_rate)))
         return error_products(
             self._blocks(row, begin, stretch.stop),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, distances, unique
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, Parameter, control_columns
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, PARAMETERS, Parameter, control_columns
 
 
 def network_inputs(controls: Sequence[Control], positions: Tensor) -> Tensor:
@@ -152,7 +152,6 @@ class ParameterTable(nn.Module):
             )
         self._knob = knobs[0] if knobs else -1
         at = control_columns(self.controls)
-        names = [p.name for p in (*CARD_PARAMETERS, MAKEUP) if p.name in settings.columns]
         missing = [name for name in (*at, *(p.name for p in CARD_PARAMETERS)) if name not in settings.columns]
         if missing or settings.empty:
             raise ValueError(f"settings: expected rows with all columns, got {len(settings)} rows without {missing}")
@@ -164,7 +163,7 @@ class ParameterTable(nn.Module):
                     raise ValueError(f"settings: expected {name} {control.positions}, got {position}")
         rows = settings.sort_values(at)
         self.nearest = nearest
-        self.parameters_table = tuple(p for p in (*CARD_PARAMETERS, MAKEUP) if p.name in names)
+        self.parameters_table = tuple(p for p in PARAMETERS if p.name in settings.columns)
         self.register_buffer("settings", torch.tensor(rows[at].to_numpy(), dtype=torch.float64))
         columns = [
             p.to_unconstrained(torch.tensor(rows[p.name].to_numpy(), dtype=torch.float64))
@@ -174,8 +173,8 @@ class ParameterTable(nn.Module):
 
     @property
     def card_parameters(self) -> tuple[Parameter, ...]:
-        """The parameters that depend on the controls, make-up aside."""
-        return tuple(p for p in self.parameters_table if p != MAKEUP)
+        """Those of :data:`~ddsp_la2a.model.parameters.CARD_PARAMETERS`; a table may have those of the device too."""
+        return self.parameters_table[: len(CARD_PARAMETERS)]
 
     def forward(self, positions: Tensor) -> dict[str, Tensor]:
         """Physical parameters by name, each ``(batch,)`` float64, for positions ``(batch, controls)``."""

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from ddsp_la2a.controls import Control, distances, whole_or_not
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
+from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.stream import Stream
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.intervals import extrapolated, intervals
-from ddsp_la2a.model.parameters import MAKEUP, control_columns
+from ddsp_la2a.model.parameters import MAKEUP, TAPS, Parameter, control_columns
+from ddsp_la2a.model.stages import PLAIN, Stages
 
 _ONE_SWEEP, _MANY_SWEEPS = 101, 21
 """Positions over the range of the one knob that curves run along, and of each of several."""
@@ -62,27 +64,50 @@ class GreyBox(nn.Module):
 
     Args:
         card: :class:`ControlNet` or :class:`ParameterTable`; it knows the controls.
+        stages: what there is beside curve, ballistics and make-up.
+        sample_rate: in Hz, which the coefficients of the output filter belong to.
         info: plain data about where it comes from (data hash, scores, citation); kept in the model file.
 
     Attributes:
         controls: of the unit, a tuple of :class:`~ddsp_la2a.Control`.
-        covariance: how sure a fit is, or None: of the network's weights and, last, the make-up in dB
-            ``(weights + 1, weights + 1)``; or of every row of a table, as shares of the parameters' ranges on their
-            scales, and its make-up in dB ``(rows, parameters, parameters)``. ± 1.96 standard errors make a 95 %
-            interval. Kept in the model file.
+        device: unconstrained values of what doesn't depend on the controls, see :attr:`device_parameters`.
+        covariance: how sure a fit is, or None: of the network's weights and, last, of :attr:`device`
+            ``(weights + device, weights + device)``; or of every row of a table, as shares of the parameters' ranges on
+            their scales ``(rows, parameters, parameters)``. The make-up's is in dB either way. ± 1.96 standard errors
+            make a 95 % interval. Kept in the model file.
     """
 
-    def __init__(self, card: ControlNet | ParameterTable | None = None, info: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        card: ControlNet | ParameterTable | None = None,
+        info: dict[str, Any] | None = None,
+        stages: Stages = PLAIN,
+        sample_rate: float = 44100.0,
+    ) -> None:
         super().__init__()
         self.card = card if card is not None else ControlNet()
         self.covariance: Tensor | None = None
-        self.makeup = nn.Parameter(MAKEUP.to_unconstrained(torch.tensor(MAKEUP.start, dtype=torch.float64)))
+        self.stages = stages
+        self.sample_rate = sample_rate
+        starts = [p.to_unconstrained(torch.tensor(p.start, dtype=torch.float64)) for p in self.device_parameters]
+        self.device = nn.Parameter(torch.stack(starts))
         self.info = dict(info or {})
 
     @property
     def controls(self) -> tuple[Control, ...]:
         """What the unit lets its user set."""
         return self.card.controls
+
+    @property
+    def device_parameters(self) -> tuple[Parameter, ...]:
+        """What doesn't depend on the controls: the make-up, and what the stages have and the card doesn't give."""
+        given = self.card.parameters_table
+        return tuple(p for p in self.stages.parameters if p is MAKEUP or p not in given)
+
+    @property
+    def latency(self) -> int:
+        """Samples by which :meth:`forward` and a stream at the model's sample rate are late."""
+        return len(TAPS) // 2 if self.stages.output_filter else 0
 
     def params(self, *positions: Tensor | float) -> CompressorParams:
         """Physical parameters at positions of shape ``()`` or ``(batch,)``, one a control in their order.
@@ -100,8 +125,10 @@ class GreyBox(nn.Module):
             raise ValueError(f"params: expected positions of {names}, got {len(positions)}")
         at = torch.atleast_2d(self._stacked(positions))
         found = self.card(at)
-        makeup_db = MAKEUP.to_physical(self.makeup.reshape(1))
-        return CompressorParams(**{**found, "makeup_db": found.get("makeup_db", 0.0) + makeup_db.expand(len(at))})
+        for parameter, unconstrained in zip(self.device_parameters, self.device, strict=True):
+            value = parameter.to_physical(unconstrained).expand(len(at))
+            found[parameter.name] = found.get(parameter.name, 0.0) + value
+        return self.stages.compressor_params(found, self.sample_rate)
 
     def _stacked(self, positions: Sequence[Any]) -> Tensor:
         """Positions of all controls in one tensor ``(…, controls)`` float64, once they are known to be there."""
@@ -124,6 +151,9 @@ class GreyBox(nn.Module):
             positions: of the controls in their order, ``(batch, controls)`` or ``(controls,)``.
             sample_rate: in Hz.
             state, return_state: as in :func:`ddsp_la2a.compressor`.
+
+        Returns:
+            as :func:`ddsp_la2a.compressor`: with an output filter the output is late.
         """
         at = torch.as_tensor(positions)
         count = len(self.controls)
@@ -136,11 +166,12 @@ class GreyBox(nn.Module):
 
         Args:
             audio: numpy array or tensor, full scale ±1.
-            sample_rate: in Hz; any, since the parameters are times and levels.
+            sample_rate: in Hz; any, since the parameters are times and levels, and an output filter is matched to it.
             positions: of all controls by name, such as ``compress_or_limit=1, peak_reduction=65``.
 
         Shape:
-            ``(time,)`` or ``(batch, time)``, every row on its own; the output is the same, and of the same kind.
+            ``(time,)`` or ``(batch, time)``, every row on its own; the output is the same, of the same kind, and not
+            late.
 
         Raises:
             ValueError: wrong type or shape, a control that is missing, unknown or out of range, or a sample that isn't
@@ -162,7 +193,10 @@ class GreyBox(nn.Module):
             where = torch.nonzero(~finite)[0].tolist()
             raise ValueError(f"audio: expected finite samples, got {tensor[tuple(where)].item()} at index {where}")
         with torch.no_grad():
-            output = self(torch.atleast_2d(tensor), self._stacked(wanted), sample_rate)
+            params = self.params(*self._stacked(wanted))
+            late = 0 if params.output_filter is None else params.output_filter.at(sample_rate).latency
+            waited_for = nn.functional.pad(torch.atleast_2d(tensor), (0, late))
+            output = compressor(waited_for, params, sample_rate)[:, late:]
         output = output.reshape(tensor.shape)
         return output if is_tensor else output.numpy()
 
@@ -171,6 +205,19 @@ class GreyBox(nn.Module):
         with torch.no_grad():
             found = self.params(*in_order(self.controls, positions))
         return Stream(found, sample_rate, channels=channels, linked=linked)
+
+    def output_filter(self, **positions: Any) -> OutputFilter | None:
+        """Delay and colour after the gain, or None where there is no such stage.
+
+        Args:
+            positions: of all controls by name, where every setting was fitted on its own; else none are needed.
+        """
+        at = in_order(self.controls, positions) if positions else [control.low for control in self.controls]
+        if not positions and isinstance(self.card, ParameterTable):
+            raise ValueError("output_filter: expected the positions of all controls: every setting has its own filter")
+        with torch.no_grad():
+            chosen = self.params(*at).output_filter
+        return None if chosen is None else OutputFilter(chosen.coefficients[0], chosen.sample_rate)
 
     def curves(self, **positions: Iterable[float] | float) -> pd.DataFrame:
         """The learned card: every parameter over the positions of the controls.
@@ -203,7 +250,7 @@ class GreyBox(nn.Module):
             found = {name: torch.as_tensor(value) for name, value in self.params(*at.unbind(-1)).numbers().items()}
         columns = {name: value.numpy() for name, value in found.items()}
         if self.covariance is not None:
-            columns |= intervals(self.card, self.covariance, at, found)
+            columns |= intervals(self.card, self.device_parameters, self.covariance, at, found)
         if "settings_seen" in self.info:
             columns["extrapolated"] = extrapolated(settings, self.info["settings_seen"], self.controls)
         whole = {name: whole_or_not(settings[name].to_numpy()) for name in names}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
-from ddsp_la2a.model.parameters import MAKEUP, control_columns
+from ddsp_la2a.model.parameters import MAKEUP, Parameter, control_columns
 
 _STANDARD_ERRORS = 1.96
 _WIDEST_SHARE = 0.2
@@ -21,7 +21,11 @@ _WIDEST_SHARE = 0.2
 
 
 def intervals(
-    card: ControlNet | ParameterTable, covariance: Tensor, positions: Tensor, found: Mapping[str, Tensor]
+    card: ControlNet | ParameterTable,
+    device: Sequence[Parameter],
+    covariance: Tensor,
+    positions: Tensor,
+    found: Mapping[str, Tensor],
 ) -> dict[str, NDArray[Any]]:
     """95 % intervals of the parameters at some settings, by the delta method.
 
@@ -29,10 +33,11 @@ def intervals(
     range; no interval leaves the range. The make-up's is taken in dB.
 
     Args:
-        card: what gives the parameters but the make-up.
+        card: what gives the parameters that depend on the controls.
+        device: the parameters that don't.
         covariance: see :class:`~ddsp_la2a.GreyBox`.
         positions: ``(batch, controls)``.
-        found: the physical parameters there, ``(batch,)`` each.
+        found: the physical parameters there, ``(batch,)`` each; those that are missing are left out.
 
     Returns:
         ``<name>_low``, ``<name>_high`` and ``<name>_identifiable``, ``(batch,)`` each.
@@ -40,14 +45,16 @@ def intervals(
     References:
         Oehlert 1992, "A note on the delta method", Am. Stat. 46(1).
     """
-    errors = _standard_errors(card, covariance, positions)
+    errors = _standard_errors(card, device, covariance, positions)
     columns: dict[str, NDArray[Any]] = {}
-    for number, parameter in enumerate((*card.card_parameters, MAKEUP)):
+    for number, parameter in enumerate(_known(card, device)):
+        if parameter.name not in found:
+            continue
         reach = _STANDARD_ERRORS * errors[:, number]
         value = found[parameter.name]
         whole = torch.tensor([parameter.low, parameter.high], dtype=torch.float64)
         bottom, top = parameter.scaled(whole)
-        if parameter is MAKEUP:
+        if parameter.name == MAKEUP.name:
             low, high = value - reach, value + reach
         elif isinstance(card, ParameterTable):
             scaled = parameter.scaled(value)
@@ -65,16 +72,23 @@ def intervals(
     return columns
 
 
-def _standard_errors(card: ControlNet | ParameterTable, covariance: Tensor, positions: Tensor) -> Tensor:
-    """Of the card (see :func:`intervals`) and of the make-up in dB, ``(batch, parameters + 1)``."""
+def _known(card: ControlNet | ParameterTable, device: Sequence[Parameter]) -> tuple[Parameter, ...]:
+    """What the covariance is of."""
+    return card.parameters_table if isinstance(card, ParameterTable) else (*card.parameters_table, *device)
+
+
+def _standard_errors(
+    card: ControlNet | ParameterTable, device: Sequence[Parameter], covariance: Tensor, positions: Tensor
+) -> Tensor:
+    """Of what the covariance is of, see :func:`intervals`, ``(batch, parameters)``."""
     if isinstance(card, ParameterTable):  # fitted tables take the nearest row as it is
         nearest, _, _ = card.neighbours(positions)
         return covariance.diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()[nearest]
     weights = torch.cat([p.detach().flatten() for p in card.parameters()])
     derivative = torch.func.jacrev(lambda flat: card.unconstrained(positions, flat))(weights).detach()
-    of_card = torch.einsum("bpi,ij,bpj->bp", derivative, covariance[:-1, :-1], derivative)
-    makeup = covariance[-1, -1].expand(len(of_card), 1)
-    return torch.cat([of_card, makeup], dim=1).clamp_min(0.0).sqrt()
+    of_card = torch.einsum("bpi,ij,bpj->bp", derivative, covariance[: len(weights), : len(weights)], derivative)
+    of_device = covariance.diagonal()[len(weights) :].expand(len(of_card), len(device))
+    return torch.cat([of_card, of_device], dim=1).clamp_min(0.0).sqrt()
 
 
 def extrapolated(

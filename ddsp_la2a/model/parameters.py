@@ -82,6 +82,19 @@ CARD_PARAMETERS = (
 MAKEUP = Parameter("makeup_db", -24.0, 24.0, "linear", 0.0, "gain after compression, dB")
 """What belongs to the device: its output gain never moved while it was recorded."""
 
+SLOW_FACTOR = Parameter("slow_factor", 1.0, 300.0, "log", 10.0, "how much slower the second cell is")
+SLOW_MIX = Parameter("slow_mix", 0.0, 1.0, "linear", 0.2, "share of the second cell in the gain")
+SHELF_DB = Parameter("shelf_db", -24.0, 24.0, "linear", 3.0, "highs over lows in the side-chain, dB")
+SHELF_HZ = Parameter("shelf_hz", 20.0, 10000.0, "log", 150.0, "centre of that shelf, Hz")
+TAPS = tuple(
+    Parameter(name, -4.0, 4.0, "linear", 0.0, "a coefficient of the output filter")
+    for name in ("tap_lead_2", "tap_lead_1", "tap_late_1", "tap_late_2", "tap_slow")
+)
+"""Coefficients of :class:`~ddsp_la2a.dsp.output_stage.OutputFilter`, in its order."""
+
+PARAMETERS = (*CARD_PARAMETERS, MAKEUP, SLOW_FACTOR, SLOW_MIX, SHELF_DB, SHELF_HZ, *TAPS)
+"""All there are, in the order in which fits count them."""
+
 
 def control_columns(controls: Sequence[Control]) -> list[str]:
     """Columns for positions in a table that holds parameters as well.
@@ -89,5 +102,5 @@ def control_columns(controls: Sequence[Control]) -> list[str]:
     They are called as the controls are, with ``_position`` added where a parameter has that name: a knob may well be
     called ``ratio``.
     """
-    taken = {parameter.name for parameter in (*CARD_PARAMETERS, MAKEUP)}
+    taken = {parameter.name for parameter in PARAMETERS}
     return [control.name + ("_position" if control.name in taken else "") for control in controls]

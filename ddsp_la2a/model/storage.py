@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
+from ddsp_la2a.dsp.checks import check_sample_rate
 from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import Parameter, control_columns
+from ddsp_la2a.model.parameters import TAPS, Parameter, control_columns
+from ddsp_la2a.model.stages import PLAIN, Stages
 
 FORMAT_VERSION = 3
-"""2 added the covariance, 3 the controls: before, what is now the card had their name. All are read."""
+"""2 added the covariance; 3 the controls (before, what is now the card had their name) and the stages. All are read."""
 
 _READ = (1, 2, FORMAT_VERSION)
 _KEY = "ddsp_la2a"
@@ -51,6 +54,8 @@ def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
         "family": "compressor",
         "controls": [control.as_dict() for control in model.controls],
         "card": model.card.config(),
+        "stages": asdict(model.stages),
+        "sample_rate": model.sample_rate,
         "info": model.info,
     }
     description = json.loads(json.dumps(plain))  # as it will be read: keys are text, tuples are lists
@@ -109,10 +114,14 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
             description, tensors = _as_version_3(description, tensors)
         controls = unique(Control(**row) for row in description["controls"])
         card = _card(description["card"], controls)
-        model = GreyBox(card, description["info"])
+        stages = Stages(**description["stages"])
+        if not all(type(on) is bool for on in asdict(stages).values()):
+            raise ValueError("a stage is neither on nor off")
+        check_sample_rate(description["sample_rate"])
+        model = GreyBox(card, description["info"], stages, float(description["sample_rate"]))
         covariance = tensors.pop(_COVARIANCE, None)
         model.load_state_dict(tensors)
-        if covariance is not None and covariance.shape != _covariance_shape(card):
+        if covariance is not None and covariance.shape != _covariance_shape(model):
             raise ValueError(f"the covariance has shape {tuple(covariance.shape)}")
         model.covariance = covariance
     except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
@@ -126,15 +135,18 @@ def _as_version_3(description: dict[str, Any], tensors: dict[str, Tensor]) -> tu
         raise ValueError("there was no card in that format version")
     controls = [control.as_dict() for control in LA2A_CONTROLS]
     described = {**description, "card": description["controls"], "controls": controls}
-    return described, {re.sub(r"^controls\.", "card.", name): tensor for name, tensor in tensors.items()}
+    described |= {"stages": asdict(PLAIN), "sample_rate": 44100.0}
+    renamed = {re.sub(r"^controls\.", "card.", name): tensor for name, tensor in tensors.items()}
+    renamed["device"] = renamed.pop("makeup").reshape(1)
+    return described, renamed
 
 
-def _covariance_shape(card: ControlNet | ParameterTable) -> tuple[int, ...]:
-    if isinstance(card, ParameterTable):
-        rows, parameters = card.rows.shape
+def _covariance_shape(model: GreyBox) -> tuple[int, ...]:
+    if isinstance(model.card, ParameterTable):
+        rows, parameters = model.card.rows.shape
         return rows, parameters, parameters
-    weights = sum(p.numel() for p in card.parameters())
-    return weights + 1, weights + 1
+    values = sum(p.numel() for p in model.parameters())
+    return values, values
 
 
 def _card(config: dict[str, Any], controls: tuple[Control, ...]) -> ControlNet | ParameterTable:
@@ -144,7 +156,7 @@ def _card(config: dict[str, Any], controls: tuple[Control, ...]) -> ControlNet |
     if len({p.name for p in parameters}) < len(parameters) or any(p.scale not in ("linear", "log") for p in parameters):
         raise ValueError("a parameter is there twice or on a scale that is not known")
     for end in ("low", "high"):  # what lies between two values that the compressor takes it takes as well
-        CompressorParams(**{p.name: getattr(p, end) for p in parameters})
+        CompressorParams(**{p.name: getattr(p, end) for p in parameters if p not in TAPS})
     if config["type"] == "control-net":
         return ControlNet(tuple(config["hidden"]), parameters, controls=controls)
     if config["type"] == "table":

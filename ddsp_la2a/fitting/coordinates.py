@@ -1,0 +1,100 @@
+"""What a point of one recording is: numbers without bounds, and the compressor they stand for."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddsp_la2a.dsp.compressor import CompressorParams
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, SHELF_HZ, SLOW_FACTOR, TAPS, Parameter
+from ddsp_la2a.model.stages import Stages
+
+Array = NDArray[np.float64]
+
+CARD = len(CARD_PARAMETERS)
+"""How many numbers of a point depend on the controls; the make-up comes right after them."""
+
+_FARTHEST = 12.0
+"""Beyond ±12 an unconstrained value changes nothing: the sigmoid is within 6e-6 of its end."""
+
+_TAP_SPREAD, _TAP_PRIOR_S = 0.5, 1e-4
+"""Spread of the prior that pulls the coefficients of an output filter towards nothing, and its strength in seconds of
+audio: it decides where the recordings say nothing, such as about frequencies that they don't hold."""
+
+_SLOW_FACTORS, _SHELVES_HZ = (6.0, 40.0), (100.0, 2000.0)
+"""Where fits of stages start; between them lie hills."""
+
+
+class Coordinates:
+    """Points of a compressor with some stages: unconstrained parameters, but for the make-up, which is in dB.
+
+    Args:
+        stages: which there are.
+        sample_rate: of the recordings in Hz.
+
+    Attributes:
+        parameters: of a point, in order: the card's, make-up, the stages'.
+        limit: how far each coordinate may go to either side of 0.
+        start: of each.
+    """
+
+    def __init__(self, stages: Stages, sample_rate: float) -> None:
+        self.stages = stages
+        self.sample_rate = sample_rate
+        self.parameters: tuple[Parameter, ...] = (*CARD_PARAMETERS, *stages.parameters)
+        self.limit = np.where(self._is_makeup(), 0.99 * MAKEUP.high, _FARTHEST)
+        starts = [p.to_unconstrained(torch.tensor(p.start, dtype=torch.float64)) for p in self.parameters]
+        self.start = np.array([float(start) for start in starts])
+
+    def _is_makeup(self) -> NDArray[np.bool_]:
+        return np.array([parameter is MAKEUP for parameter in self.parameters])
+
+    def _values(self, point: Tensor) -> dict[str, Tensor]:
+        pairs = zip(self.parameters, point.unbind(), strict=True)
+        return {p.name: at if p is MAKEUP else p.to_physical(at) for p, at in pairs}
+
+    def values(self, point: Array) -> dict[str, float]:
+        """Every parameter of a point, in its unit."""
+        return {name: float(value) for name, value in self._values(torch.from_numpy(point)).items()}
+
+    def physical(self, point: Array) -> CompressorParams:
+        """The compressor of a point."""
+        return self.stages.compressor_params(self._values(torch.from_numpy(point)), self.sample_rate)
+
+    def slopes(self, point: Array) -> Array:
+        """Derivative of each parameter for its own coordinate."""
+        at = torch.from_numpy(point).requires_grad_()
+        total = torch.stack([*self._values(at).values()]).sum()
+        return np.asarray(torch.autograd.grad(total, at)[0].numpy())
+
+    def shares(self, point: Array) -> Array:
+        """By how much of its range, on its scale, each parameter moves with its coordinate; of the make-up, dB."""
+        sigmoid = 1.0 / (1.0 + np.exp(-point))
+        return np.where(self._is_makeup(), 1.0, sigmoid * (1.0 - sigmoid))
+
+    def device_variance(self) -> Array:
+        """Variance of the prior on each coordinate beyond the card: infinite but for an output filter's."""
+        # At 0 a coefficient moves by a quarter of its range with its coordinate.
+        spreads = [4.0 * _TAP_SPREAD / (p.high - p.low) if p in TAPS else np.inf for p in self.parameters[CARD:]]
+        return np.square(spreads)
+
+    def device_precision(self) -> Array:
+        """By how much a squared coordinate beyond the card counts, in the units of what is minimised, times two."""
+        return np.asarray(0.5 * _TAP_PRIOR_S / self.device_variance())
+
+    def staged_starts(self, point: Array) -> list[Array]:
+        """Points to start from, given one of the plain compressor: the stages that are on, from different sides."""
+        slow = [(SLOW_FACTOR, value) for value in _SLOW_FACTORS] if self.stages.slow_release else [None]
+        shelf = [(SHELF_HZ, value) for value in _SHELVES_HZ] if self.stages.shelf else [None]
+        starts = []
+        for pair in itertools.product(slow, shelf):
+            start = np.append(point, self.start[len(point) :])
+            for parameter, value in filter(None, pair):
+                at = torch.tensor(value, dtype=torch.float64)
+                start[self.parameters.index(parameter)] = float(parameter.to_unconstrained(at))
+            starts.append(start)
+        return starts
