@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import ddsp_la2a as la
+from ddsp_la2a.controls import parse_controls
 from ddsp_la2a.data.frame import linked_takes
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.fitting import fit as fit_module
@@ -492,6 +493,7 @@ def test_a_combination_of_knobs_that_was_not_recorded_is_guessed(strip_fit, stri
 def test_what_a_fit_of_another_unit_says_of_itself(strip_fit, strip, strip_frame):
     assert strip_fit.model.controls == strip.controls
     assert strip_fit.model.info["device"] == "strip"
+    assert parse_controls(strip_fit.config["controls"]) == strip.controls
     assert strip_fit.model.info["settings_seen"][:2] == [(1, 1.0, 0.1), (1, 1.0, 0.5)]
     assert len(strip_fit.model.info["settings_seen"]) == len(strip_frame)
     assert set(strip_fit.curves()["swept"]) == {"drive", "ratio"}
