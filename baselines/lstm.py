@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ddsp_la2a.controls import LA2A_CONTROLS, Control
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, in_order
 from ddsp_la2a.data.frame import settings_of
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.fitting.gradient import AdamSettings, train
@@ -71,7 +71,8 @@ class ConditionedLSTM(nn.Module):
         frames = raw.shape[1]
         raw = _resampled(raw, sample_rate, self.sample_rate)
         outputs, state = [], None
-        at = {name: torch.full((len(raw),), float(position)) for name, position in positions.items()}
+        wanted = zip(self.controls, in_order(self.controls, positions), strict=True)
+        at = {control.name: torch.full((len(raw),), float(position)) for control, position in wanted}
         with torch.no_grad():
             for block in raw.split(round(_BLOCK_S * self.sample_rate), dim=1):
                 output, state = self({"raw": block, **at}, state)

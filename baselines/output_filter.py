@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_toeplitz
 from scipy.signal import correlate, lfilter
 
-from ddsp_la2a.controls import LA2A_CONTROLS, Control, distances
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, distances, in_order
 from ddsp_la2a.data.audio import read_audio
 from ddsp_la2a.data.frame import Setting, positions_of, stretch
 from ddsp_la2a.evaluation.evaluate import SKIP_S, Model
@@ -80,10 +80,10 @@ class Filtered:
 
     def process(self, audio: NDArray[np.floating], sample_rate: float, **positions: Any) -> NDArray[np.floating]:
         """Output of the model through the filter, latency compensated; ``(time,)`` or ``(batch, time)``."""
+        wanted = in_order(self._controls, positions)
         output = self._model.process(np.asarray(audio, dtype=np.float32), sample_rate, **positions)
         settings = list(self.filters)
-        at = [positions[control.name] for control in self._controls]
-        taps = self.filters[settings[int(distances(self._controls, settings, at).argmin())]]
+        taps = self.filters[settings[int(distances(self._controls, settings, wanted).argmin())]]
         padding = np.zeros((*output.shape[:-1], self._half))
         filtered = lfilter(taps, [1.0], np.concatenate([output, padding], axis=-1))
         return filtered[..., self._half :].astype(output.dtype)

@@ -1,4 +1,4 @@
-"""Differentiable grey-box modelling of the Teletronix LA-2A levelling amplifier.
+"""Differentiable grey-box modelling of the Teletronix LA-2A levelling amplifier, and of other units with knobs.
 
 Most users need only :func:`load`, :func:`index`, :func:`check`, :func:`fit` and :func:`evaluate`.
 """

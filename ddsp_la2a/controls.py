@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from keyword import iskeyword
 from typing import Any, Literal
@@ -11,35 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_TAKEN = {
-    "track_id",
-    "split",
-    "take",
-    "device",
-    "source",
-    "raw_audio_path",
-    "processed_audio_path",
-    "start_frame",
-    "stop_frame",
-    "raw",
-    "processed",
-    "mask",
-    "recording",
-    "audio",
-    "sample_rate",
-    "channels",
-    "linked",
-    "self",
-    "model",
-    "protocol",
-    "setting_seen",
-    "parameters",
-    "train_seconds",
-    "converged",
-    "seed",
-    "swept",
-    "extrapolated",
-}
+_TAKEN = """
+    track_id split take raw_audio_path processed_audio_path source device start_frame stop_frame raw processed mask
+    recording self audio sample_rate channels linked model protocol setting_seen scored_from_s esr esr_dc_filtered
+    esr_best_gain gain_offset_db gain_error_db mae mr_stft lufs_difference ldr_difference_db polarity parameters
+    real_time_factor train_seconds converged seed swept extrapolated
+""".split()  # noqa: SIM905 - forty lines otherwise
 """What columns and arguments beside the controls are called."""
 
 
@@ -54,7 +31,8 @@ class Control:
             way to one another.
 
     Raises:
-        ValueError: the name is no identifier, or the range is empty, infinite or (for a switch) not whole.
+        ValueError: the name is no identifier or means something else already, or the range is empty, infinite or (for a
+            switch) not whole.
     """
 
     name: str
@@ -139,6 +117,19 @@ def unique(controls: Iterable[Control]) -> tuple[Control, ...]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"controls: expected at least one, each name once, got {', '.join(names) or 'none'}")
     return found
+
+
+def in_order(controls: Sequence[Control], positions: Mapping[str, Any]) -> list[Any]:
+    """Positions by name in the order of the controls.
+
+    Raises:
+        ValueError: one is missing or unknown; names those there are.
+    """
+    names = [control.name for control in controls]
+    if set(positions) != set(names):
+        got = ", ".join(positions) or "none"
+        raise ValueError(f"controls: expected a position for each of {', '.join(names)}, got {got}")
+    return [positions[name] for name in names]
 
 
 def whole_or_not(positions: NDArray[np.float64]) -> NDArray[Any]:

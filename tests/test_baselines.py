@@ -434,3 +434,10 @@ def test_lstm_hears_every_control(strip, programme):
         for setting in settings
     ]
     assert len({output.tobytes() for output in outputs}) == len(settings)
+
+
+def test_what_hears_the_controls_needs_them_all(filtered_recordings, programme):
+    filtered = Filtered(Identity(), filtered_recordings({(0, 50): lambda x: x}, seconds=2.0), 1)
+    for model in (filtered, ConditionedLSTM(RATE), Published()):
+        with pytest.raises(ValueError, match=r"controls: expected .* compress_or_limit, peak_reduction, got drive"):
+            model.process(programme(1, 0.1), RATE, drive=5)

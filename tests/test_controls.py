@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+import ddsp_la2a as la
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, distances, parse_controls, unique, whole_or_not
+from ddsp_la2a.data.frame import STRETCH_COLUMNS
+from ddsp_la2a.data.frame import columns as frame_columns
+from ddsp_la2a.evaluation.evaluate import columns as score_columns
 
 
 @pytest.mark.parametrize(
@@ -55,10 +61,31 @@ def test_a_name_twice_none_or_something_else_is_refused() -> None:
         unique(["ratio"])  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("name", ["_gain", "class", "device", "split", "sample_rate", "channels", "mask", "model"])
-def test_a_name_that_means_something_else_already_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"^control: expected a name"):
+@pytest.mark.parametrize("name", ["_gain", "class", "2nd", ""])
+def test_a_name_that_python_or_a_table_cannot_take_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^control: expected a name that is a Python identifier"):
         Control(name)
+
+
+def arguments(function: Callable[..., object]) -> set[str]:
+    return {name for name, p in inspect.signature(function).parameters.items() if p.kind is not p.VAR_KEYWORD}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {*frame_columns(()), *STRETCH_COLUMNS},
+        {"raw", "processed", "mask", "recording"},
+        set(score_columns(())),
+        {"swept", "extrapolated"},
+        arguments(la.GreyBox.process) | arguments(la.GreyBox.stream) | arguments(la.GreyBox.curves),
+    ],
+    ids=["frame", "segment", "scores", "curves", "arguments"],
+)
+def test_a_name_that_means_something_else_already_is_refused(names: set[str]) -> None:
+    for name in names:
+        with pytest.raises(ValueError, match=rf"^control: expected a name of its own, got {name}, which"):
+            Control(name)
 
 
 @pytest.mark.parametrize(

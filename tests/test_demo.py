@@ -72,6 +72,7 @@ def test_layout(tree: Path, pairs: list[Pair]) -> None:
 def test_description(tree: Path) -> None:
     description = json.loads((tree / "dataset.json").read_text(encoding="utf-8"))
     assert description["source"] == "simulated"
+    assert description["device"] == "simulated LA-2A"
     assert description["seed"] == 0
     assert {"name", "licence", "version", "unit"} <= description.keys()
 

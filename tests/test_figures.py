@@ -267,6 +267,25 @@ def test_bands_of_several_knobs_share_their_axis(strip, strip_model):
         assert high >= max(sure[f"{parameter.name}_high"].max(), curves[parameter.name].max())
 
 
+def test_several_knobs_beside_others(strip, strip_model):
+    flat = la.GreyBox(la.ControlNet(controls=strip.controls)).curves()
+    figure = figures.learned_curves(strip_model.curves(), others={"flat": flat}, controls=strip.controls)
+    for axis in axes_of(figure):
+        dotted = [line for line in axis.lines if line.get_linestyle() == ":"]
+        assert [len(line.get_xdata()) for line in dotted] == [21, 21, 21]
+
+
+def test_no_more_switch_positions_than_can_be_told_apart():
+    """Those that were fitted are among them."""
+    controls = [la.Control(name, 1, 4, "switch") for name in ("attack", "release")] + [la.Control("threshold")]
+    model = la.GreyBox(la.ControlNet(controls=controls), {"settings_seen": [(3, 4, 0.0), (3, 4, 1.0)]})
+    axes = axes_of(figures.learned_curves(model.curves(), controls=controls))
+    labels = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert len(labels) == 6
+    assert labels[0] == "attack 3, release 4"
+    assert len(axes_of(figures.static_curves(model))) == 6
+
+
 def test_static_curves_and_step_response_of_several_knobs(strip_model):
     axes = np.array(axes_of(figures.static_curves(strip_model))).reshape(3, 2)
     assert [axis.get_title(loc="left") for axis in axes[:, 1]] == ["speed 1", "speed 2", "speed 3"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import ddsp_la2a as la
+from ddsp_la2a.controls import parse_controls
 from ddsp_la2a.data.frame import linked_takes
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.fitting import fit as fit_module
@@ -492,6 +493,7 @@ def test_a_combination_of_knobs_that_was_not_recorded_is_guessed(strip_fit, stri
 def test_what_a_fit_of_another_unit_says_of_itself(strip_fit, strip, strip_frame):
     assert strip_fit.model.controls == strip.controls
     assert strip_fit.model.info["device"] == "strip"
+    assert parse_controls(strip_fit.config["controls"]) == strip.controls
     assert strip_fit.model.info["settings_seen"][:2] == [(1, 1.0, 0.1), (1, 1.0, 0.5)]
     assert len(strip_fit.model.info["settings_seen"]) == len(strip_frame)
     assert set(strip_fit.curves()["swept"]) == {"drive", "ratio"}
@@ -535,3 +537,18 @@ def test_a_model_belongs_to_one_device(strip, tmp_path):
 def test_a_fit_needs_the_columns_of_its_controls(frame, strip):
     with pytest.raises(ValueError, match=r"frame: expected the columns .* add speed, drive, ratio"):
         la.fit(frame, controls=strip.controls)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["a switch", "a knob"])
+def test_a_unit_with_one_control(strip, tmp_path, programme, number):
+    settings = [(1, 2.0, 0.3), (2, 2.0, 0.3), (3, 2.0, 0.3)] if number == 0 else [(1, 2.0, 0.3), (1, 8.0, 0.3)]
+    frame = strip.record(tmp_path, settings)
+    controls = strip.controls[number : number + 1]
+    models = [la.fit(frame, controls=controls, per_setting=alone).model for alone in (False, True)]
+    audio = programme(9, 2.0)
+    for setting in settings:
+        wanted = strip.process(audio, 8000, **dict(zip(("speed", "drive", "ratio"), setting, strict=True)))
+        for model in models:
+            found = model.process(audio, 8000, **{controls[0].name: setting[number]})
+            assert np.sum((found - wanted) ** 2) < 0.01 * np.sum(wanted**2)
+    assert len(models[0].curves()) == (3, 101)[number]

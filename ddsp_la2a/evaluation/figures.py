@@ -84,7 +84,8 @@ def learned_curves(
         panels = axes
     for row, parameter in zip(panels, parameters, strict=True):
         for axis, (knob, part) in zip(row, sweeps, strict=True):
-            _draw(axis, part, parameter, knob, settings_seen, others or {}, controls)
+            beside = {name: dict(_sweeps(other, controls))[knob] for name, other in (others or {}).items()}
+            _draw(axis, part, parameter, knob, settings_seen, beside, controls)
         if parameter.scale == "log":
             row[0].set_yscale("log")
         if f"{parameter.name}_low" in curves:

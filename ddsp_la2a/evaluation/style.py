@@ -66,18 +66,24 @@ def in_words(control: str, position: float) -> str:
 
 
 def by_switches(card: pd.DataFrame, controls: Sequence[Control]) -> Iterator[tuple[Look, pd.DataFrame]]:
-    """How to draw each combination of switch positions, and its rows of a card."""
+    """How to draw each combination of switch positions, and its rows of a card.
+
+    Of more than can be told apart those come first that were fitted, and the rest is left out.
+    """
     switches = [control for control in controls if control.kind == "switch"]
     if not switches:
         yield Look("", *_LINES[0]), card
         return
     names = [column_of(controls)[switch.name] for switch in switches]
     places = [range(round(switch.low), round(switch.high) + 1) for switch in switches]
-    for number, place in enumerate(itertools.product(*places)):
-        rows = card[(card[names] == list(place)).all(axis=1)]
+    found = [(place, card[(card[names] == list(place)).all(axis=1)]) for place in itertools.product(*places)]
+    if len(found) > len(_LINES):
+        found = [(place, rows) for place, rows in found if len(rows)]
+        found.sort(key=lambda each: bool(each[1].get("extrapolated", pd.Series([False])).all()))
+    for (place, rows), line in zip(found, _LINES, strict=False):
         label = ", ".join(in_words(switch.name, at) for switch, at in zip(switches, place, strict=True))
         if len(rows):
-            yield Look(label, *_LINES[number % len(_LINES)]), rows
+            yield Look(label, *line), rows
 
 
 def column_of(controls: Sequence[Control]) -> dict[str, str]:

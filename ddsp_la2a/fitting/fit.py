@@ -188,7 +188,7 @@ def fit(
     fitted = rows[rows["split"] != "test"]
     refuse_several_devices(fitted)
     config: dict[str, Any] = {"method": method, "per_setting": per_setting, "seed": seed}
-    config |= {"controls": [control.as_dict() for control in controls], "stages": asdict(stages)}
+    config["stages"] = asdict(stages)
     if method == "adam":
         config |= {"segment_s": segment_s, "warmup_s": warmup_s, "adam": asdict(adam or AdamSettings())}
         config["adam"]["seed"] = seed
@@ -204,6 +204,7 @@ def fit(
     training = by_split["train"]
     model.info = {
         "device": str(training["device"].iloc[0]),
+        "controls": ",".join(map(str, controls)),
         "source": sorted(training["source"].unique().tolist()),
         "sample_rate": audio_info(training["raw_audio_path"].iloc[0]).sample_rate,
         "data_sha256": data_hash(fitted, controls),

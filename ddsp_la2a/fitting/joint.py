@@ -68,7 +68,7 @@ class NetworkCard:
         named = [(name, p.detach().numpy()) for name, p in network.named_parameters()]
         self._shapes = [values.shape for _, values in named]
         positions = frame[[control.name for control in network.controls]].to_numpy(dtype=np.float64)
-        self._inputs = network.inputs(torch.from_numpy(positions)).numpy()
+        self._inputs = network.inputs(torch.tensor(positions)).numpy()
         self.start = np.concatenate([values.ravel() for _, values in named])
         is_matrix = np.concatenate([np.full(values.size, name.endswith("weight")) for name, values in named])
         self.mean = np.where(is_matrix, 0.0, self.start)

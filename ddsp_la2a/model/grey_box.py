@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ddsp_la2a.controls import Control, distances, whole_or_not
+from ddsp_la2a.controls import Control, distances, in_order, whole_or_not
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.stream import Stream
@@ -42,19 +42,6 @@ def check_controls(controls: Sequence[Control], positions: Sequence[Any]) -> Non
             numbers = torch.tensor(torch.nan)
         if not all(control.holds(number) for number in numbers.flatten().tolist()):
             raise ValueError(f"{control.name}: expected {control.positions}, got {position!r}")
-
-
-def in_order(controls: Sequence[Control], positions: Mapping[str, Any]) -> list[Any]:
-    """Positions by name in the order of the controls.
-
-    Raises:
-        ValueError: one is missing or unknown; names those there are.
-    """
-    names = [control.name for control in controls]
-    if set(positions) != set(names):
-        got = ", ".join(positions) or "none"
-        raise ValueError(f"controls: expected a position for each of {', '.join(names)}, got {got}")
-    return [positions[name] for name in names]
 
 
 class GreyBox(nn.Module):
