@@ -191,3 +191,26 @@ def test_a_state_that_does_not_fit_is_refused(state: Any) -> None:
     with pytest.raises(ValueError, match=r"^state: expected"):  # noqa: PT012 - on assignment or in use
         stream.state = state
         stream.process(np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {},
+        {"slow_factor": 9.0, "slow_mix": 0.4},
+        {"shelf_db": 9.0, "shelf_hz": 2500.0},
+        {"feedback": True},
+        {"shelf_db": 9.0, "shelf_hz": 2500.0, "feedback": True},
+    ],
+    ids=lambda stages: "+".join(stages) or "plain",
+)
+def test_a_sample_that_is_not_finite_spoils_only_itself(stages: dict[str, Any], bad: float, linked: bool) -> None:
+    x = noise(2, 200)
+    x[0, 50] = bad
+    stream = Stream(CompressorParams(**SETTING, **stages), RATE, channels=2, linked=linked)
+    output = stream.process(x)
+    assert np.argwhere(~np.isfinite(output)).tolist() == [[0, 50]]
+    assert np.isfinite(stream.state).all()
+    stream.state = stream.state.copy()

@@ -51,10 +51,17 @@ FAST, SLOW, SHELVED = range(3)
 def _curve(shelved, knee_foot, threshold_db, slope, knee_db):
     """Return linear gain, dB over the curve's foot h, and dh per dB, of what the side-chain gives."""
     level = max(abs(shelved), LEVEL_FLOOR)
-    if level <= knee_foot:
+    if not level > knee_foot:  # nor where it is no number
         return 1.0, 0.0, 0.0
     h, dh = knee(DB_PER_NEPER * math.log(level) - threshold_db, knee_db)
     return math.exp(-slope / DB_PER_NEPER * h), h, dh
+
+
+@inlined
+def _memory(b1, d, a1, s):
+    """Of the shelf; what isn't finite is forgotten, so that one bad sample spoils only itself."""
+    memory = b1 * d - a1 * s
+    return memory if abs(memory) < math.inf else 0.0
 
 
 @inlined
@@ -76,7 +83,7 @@ def staged_forward(first, last, audio, coefficients, feedback, state, output, si
             x = np.float64(audio[row, n])
             d = fed_back if feedback else x
             s = b0 * d + memory
-            memory = b1 * d - a1 * s
+            memory = _memory(b1, d, a1, s)
             target, _, _ = _curve(s, knee_foot, threshold_db, slope, knee_db)
             fast += (attack if target < fast else release) * (target - fast)
             slow += (slow_attack if target < slow else slow_release) * (target - slow)
@@ -103,7 +110,7 @@ def staged_linked(audio, coefficients, feedback, state, output):
         for c in range(channels):
             d = state[c, 3] if feedback else np.float64(audio[c, n])
             s = b0 * d + state[c, 2]
-            state[c, 2] = b1 * d - a1 * s
+            state[c, 2] = _memory(b1, d, a1, s)
             loudest = max(loudest, abs(s))
         target, _, _ = _curve(loudest, knee_foot, threshold_db, slope, knee_db)
         fast += (attack if target < fast else release) * (target - fast)
@@ -230,7 +237,7 @@ def staged_tangents(
                     d_x[i] = audio_tangents[row, i, n]
             d = fed_back if feedback else x
             s = b0 * d + memory
-            memory = b1 * d - a1 * s
+            memory = _memory(b1, d, a1, s)
             target, h, dh = _curve(s, knee_foot, threshold_db, slope, knee_db)
             per_s = DB_PER_NEPER / s if abs(s) > LEVEL_FLOOR else 0.0
             to_fast, to_slow = target - fast, target - slow
