@@ -152,10 +152,10 @@ def staged_compressor(
         gain = (1.0 - slow_mix) * cells[0] + slow_mix * cells[1]
         compressed = sample * gain
         rows.append((compressed, gain, *cells, level_db, target))
-    compressed_audio, *signals = np.array(rows).reshape(-1, 6).T
+    compressed_audio, gain_given, fast, slow, levels_db, targets = np.array(rows).reshape(-1, 6).T
     loud = math.exp(NEPER_PER_DB * makeup_db) * compressed_audio
     output = signal.lfilter(*output_filter(output_coefficients, sample_rate), loud)
-    return StagedReference(output, *signals, fed_back=compressed)
+    return StagedReference(output, gain_given, fast, slow, levels_db, targets, compressed)
 
 
 def _static_gain_db(above: float, slope: float, knee_db: float) -> float:
