@@ -643,7 +643,6 @@ def test_one_sample_that_is_not_finite_spoils_only_itself(stages, bad: float) ->
     assert (~torch.isfinite(output[0])).nonzero().flatten().tolist() == [50]
 
 
-@pytest.mark.xfail(strict=True, reason="the output filter's slow pole never forgets what isn't finite")
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_one_sample_that_is_not_finite_passes_through_the_output_filter(bad: float) -> None:
     audio = rows_of_bursts(1, 100)

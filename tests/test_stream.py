@@ -371,6 +371,25 @@ def test_any_memory_layout_with_stages(stages, view, linked: bool) -> None:
     np.testing.assert_array_equal(x, before)
 
 
+def test_the_shelf_forgets_in_silence() -> None:
+    # A subnormal that rounds to itself would stay for ever, and cost several times as much as zero.
+    stream = Stream(CompressorParams(**SETTING, shelf_db=9.0, shelf_hz=300.0), RATE)
+    stream.process(noise(1, 100))
+    stream.process(np.zeros((1, 2 * RATE)))
+    assert stream.state[0, 2] == 0.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_sample_that_is_not_finite_passes_through_the_output_filter(bad: float) -> None:
+    kept = OutputFilter(torch.tensor([0.1, 0.2, -0.3, 0.1, -0.5]), RATE)
+    params = CompressorParams(**SETTING, output_filter=kept)
+    x = noise(1, 200)
+    x[0, 50] = bad
+    output = Stream(params, RATE).process(x)
+    assert np.argwhere(~np.isfinite(output[0])).flatten().tolist() == [50, 51, 52, 53, 54]
+    np.testing.assert_array_equal(output, compressor(torch.from_numpy(x), params, RATE))
+
+
 def test_latency_is_that_of_the_output_filter_at_this_rate() -> None:
     kept = OutputFilter(torch.tensor([0.1, -0.2, 0.3, 0.0, -0.1]), RATE)
     assert Stream(PARAMS, RATE).latency_samples == 0

@@ -175,8 +175,8 @@ def output_filter(signal: Tensor, taps: Tensor, sample_rate: float, state: Tenso
     known = torch.cat([state[:, :memory], signal.double()], dim=1)
     weights = taps.expand(len(signal), memory + 2)
     coefficient = slow_coefficient(sample_rate)
-    # The pole is summed where the middle tap is.
-    middle = known[:, memory // 2 : memory // 2 + samples]
+    # The pole is summed where the middle tap is. It never forgets, so it isn't given what isn't finite.
+    middle = torch.nan_to_num(known[:, memory // 2 : memory // 2 + samples], 0.0, 0.0, 0.0)
     slow, last = smooth(middle, coefficient, coefficient, state[:, memory])
     output = weights[:, memory + 1, None] * slow
     for k in range(memory + 1):  # one after the other, so that the order doesn't depend on the length

@@ -46,6 +46,8 @@ STATES = ("fast", "slow", "shelf_memory", "fed_back")
 FAST, SLOW, SHELVED = range(3)
 """Rows of the signals that the forward pass keeps: both cells' gains, and what the curve saw."""
 
+_NEXT_TO_NOTHING = 1e-300
+
 
 @inlined
 def _curve(shelved, knee_foot, threshold_db, slope, knee_db):
@@ -59,9 +61,11 @@ def _curve(shelved, knee_foot, threshold_db, slope, knee_db):
 
 @inlined
 def _memory(b1, d, a1, s):
-    """Of the shelf; what isn't finite is forgotten, so that one bad sample spoils only itself."""
+    """Of the shelf. What isn't finite is forgotten, so that one bad sample spoils only itself; what is next to nothing,
+    too: a subnormal would linger in silence and take several times as long.
+    """
     memory = b1 * d - a1 * s
-    return memory if abs(memory) < math.inf else 0.0
+    return memory if _NEXT_TO_NOTHING < abs(memory) < math.inf else 0.0
 
 
 @inlined
