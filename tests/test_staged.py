@@ -85,7 +85,6 @@ def random_inputs(stages, rows: int, frames: int, seed: int, dtype: type = np.fl
     """Every input, all different from row to row, and a state in mid-music."""
     rng = np.random.default_rng(seed)
     spread = torch.linspace(1.0, 1.3, rows, dtype=torch.float64)
-    # From the second sample on; at the first a detector of low and high frequencies would see the shelf's memory alone.
     audio = 10.0 ** rng.uniform(-2.5, -0.3, (rows, frames)) * rng.choice([-1.0, 1.0], (rows, frames))
     setting = SETTING | {"attack_ms": 0.4, "release_ms": 1.0} | stages.numbers
     inputs = {"audio": torch.from_numpy(audio.astype(dtype))}
@@ -241,7 +240,7 @@ def test_gradcheck_of_each_input_alone(stages, name: str) -> None:
     check_gradients(stages, [name])
 
 
-@few
+@everything
 @pytest.mark.parametrize("beside", [("audio",), ("state", "audio"), ("audio", "coefficients", "state")], ids="+".join)
 def test_gradcheck_of_all_inputs_but_some(stages, beside: tuple[str, ...]) -> None:
     check_gradients(stages, [*SETTING, *STAGE_NUMBERS, *{"state", "coefficients"} - {*beside}])
