@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,9 @@ import torch
 
 import ddsp_la2a as la
 from baselines.numpy_compressor import compressor
+from baselines.numpy_stages import StagedReference, staged_compressor
+from ddsp_la2a.dsp.compressor import CompressorParams
+from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.fitting.gradient import AdamSettings
 
 RATE = 8000
@@ -63,6 +68,52 @@ class KnownStrip:
         return pd.DataFrame(rows)
 
 
+STAGE_NUMBERS: dict[str, dict[str, float]] = {
+    "slow": {"slow_factor": 12.0, "slow_mix": 0.4},
+    "shelf": {"shelf_db": 9.0, "shelf_hz": 2500.0},
+    "feedback": {},
+    "filter": {},
+}
+FILTER = (0.02, -0.15, 0.36, -0.1, -0.86)
+"""An output filter as one was fitted to a recording at 44.1 kHz."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Some of a compressor's four stages switched on, for the package and for the oracle alike."""
+
+    on: tuple[str, ...]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {name: value for stage in self.on for name, value in STAGE_NUMBERS[stage].items()}
+
+    @property
+    def feedback(self) -> bool:
+        return "feedback" in self.on
+
+    @property
+    def coefficients(self) -> torch.Tensor | None:
+        return torch.tensor(FILTER, dtype=torch.float64) if "filter" in self.on else None
+
+    def params(
+        self, setting: dict[str, Any], rate: float, coefficients: torch.Tensor | None = None
+    ) -> CompressorParams:
+        """Those of a compressor; the setting may hold the stages' numbers, too."""
+        given = self.coefficients if coefficients is None else coefficients
+        kept = None if given is None else OutputFilter(given, rate)
+        return CompressorParams(**self.numbers | setting, feedback=self.feedback, output_filter=kept)
+
+    def oracle(self, x: np.ndarray, rate: float, setting: dict[str, Any], state: float = 1.0) -> StagedReference:
+        more: dict[str, Any] = {"output_coefficients": FILTER} if "filter" in self.on else {}
+        more |= {name: value for name, value in setting.items() if name == "output_coefficients"}
+        return staged_compressor(x, rate, **self.numbers | setting | more, feedback=self.feedback, state=state)
+
+
+def combinations_of_stages() -> list[tuple[str, ...]]:
+    return [on for count in range(5) for on in itertools.combinations(STAGE_NUMBERS, count)]
+
+
 class KnownUnit:
     """The compressor behind the recordings, as a model: float32 as in the files, so that its error is nothing."""
 
@@ -102,6 +153,12 @@ def write_pair(
     soundfile.write(root / split / f"input_{track_id}_.wav", raw, RATE, "FLOAT")
     name = f"target_{track_id}_LA2A_{take}__{setting[0]}__{setting[1]}.wav"
     soundfile.write(root / split / name, target.astype(np.float32), RATE, "FLOAT")
+
+
+@pytest.fixture(params=combinations_of_stages(), ids=lambda on: "+".join(on) or "plain")
+def stages(request: pytest.FixtureRequest) -> Stages:
+    """Every combination of a compressor's stages, one after the other; by ``indirect`` those a test names."""
+    return Stages(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -687,6 +687,107 @@ def test_half_the_rate_and_half_the_samples_are_the_same_gain() -> None:
     torch.testing.assert_close(fast[:, 1::2], slow, rtol=1e-11, atol=0.0)
 
 
+# Physics of feedback and of the second cell
+
+
+def settled_db(x: np.ndarray, **setting: Any) -> np.ndarray:
+    # Output in dB where the input has a constant level: its own, and the mean of the gain at the end.
+    trace = compressor(torch.from_numpy(x), CompressorParams(**setting), RATE, trace=True)
+    return amplitude_to_db(np.abs(x).max(axis=1)) + amplitude_to_db(trace.gain.numpy()[:, -RATE // 10 :]).mean(axis=1)
+
+
+@pytest.mark.parametrize("attack_ms", [5.0, 20.0])
+@pytest.mark.parametrize("ratio", [1.0, 1.5, 2.0, 4.0, 20.0, 100.0])
+def test_the_closed_loop_has_the_ratio_that_is_asked_for(ratio: float, attack_ms: float) -> None:
+    levels_db = np.array([-60.0, -30.0, -24.0, -12.0, 0.0, 6.0])
+    x = np.repeat(10.0 ** (levels_db / 20.0)[:, None], RATE // 2, axis=1)
+    setting = SETTING | {"ratio": ratio, "knee_db": 0.0, "attack_ms": attack_ms, "makeup_db": 0.0, "feedback": True}
+    found = settled_db(x, **setting)
+    np.testing.assert_allclose(found, levels_db + np.maximum(levels_db + 30.0, 0.0) * (1.0 / ratio - 1.0), atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [1.5, 3.0, 6.0])
+@pytest.mark.parametrize("hz", [1000.0, 3000.0])
+def test_the_closed_loop_has_that_ratio_on_sines(hz: float, ratio: float) -> None:
+    # A release so long against the attack that the gain follows the crests and hardly ripples.
+    levels_db = np.array([-20.0, -10.0, 0.0])
+    sine = np.sin(2.0 * np.pi * hz * np.arange(5 * RATE) / RATE)
+    times = {"attack_ms": 0.5, "release_ms": 3000.0}
+    found = settled_db(
+        10.0 ** (levels_db / 20.0)[:, None] * sine, threshold_db=-40.0, ratio=ratio, knee_db=0.0, **times, feedback=True
+    )
+    np.testing.assert_allclose(np.diff(levels_db) / np.diff(found), ratio, rtol=0.02)
+
+
+@pytest.mark.parametrize("knee_db", [6.0, 20.0])
+def test_the_knee_of_a_closed_loop_lies_on_the_output_level(knee_db: float) -> None:
+    # What goes out is the level that the curve sees: x = y − G(y), with slope R − 1.
+    output_db = np.linspace(-50.0, -20.0, 16)
+    above = output_db + 30.0
+    inside = np.where(above > -0.5 * knee_db, (above + 0.5 * knee_db) ** 2 / (2.0 * knee_db), 0.0)
+    levels_db = output_db + 3.0 * np.where(above >= 0.5 * knee_db, above, inside)
+    x = np.repeat(10.0 ** (levels_db / 20.0)[:, None], RATE // 2, axis=1)
+    found = settled_db(x, **SETTING | {"knee_db": knee_db, "makeup_db": 0.0}, feedback=True)
+    np.testing.assert_allclose(found, output_db, atol=1e-6)
+
+
+def test_make_up_comes_after_the_detector_of_a_closed_loop() -> None:
+    audio = rows_of_bursts(1, 800)
+    quiet, loud = (
+        compressor(audio, CompressorParams(**SETTING | {"makeup_db": db}, feedback=True), RATE) for db in (0.0, 12.0)
+    )
+    torch.testing.assert_close(loud, quiet * 10.0 ** (12.0 / 20.0), rtol=1e-13, atol=0.0)
+
+
+def test_a_closed_loop_falls_faster_than_its_attack_and_an_open_one_does_not() -> None:
+    # Around its rest the loop's own gain, R − 1, comes on top: it settles R times faster.
+    x = np.concatenate([np.full(RATE // 2, 0.10), np.full(RATE // 2, 0.11)])
+    setting = SETTING | {"knee_db": 0.0, "attack_ms": 20.0}
+
+    def rise_ms(feedback: bool) -> float:
+        trace = compressor(torch.from_numpy(x)[None], CompressorParams(**setting, feedback=feedback), RATE, trace=True)
+        gain = trace.gain[0, RATE // 2 - 1 :].numpy()
+        way = (gain - gain[0]) / (gain[-1] - gain[0])
+        return float(np.searchsorted(way, 0.9) - np.searchsorted(way, 0.1)) / RATE * 1000.0
+
+    assert rise_ms(feedback=False) == pytest.approx(20.0, abs=0.05)
+    assert rise_ms(feedback=True) == pytest.approx(20.0 / setting["ratio"], rel=0.05)
+
+
+def recovery_s(burst_s: float, **slow: float) -> float:
+    # From the end of a burst until 60 % of the gain reduction is gone.
+    setting = SETTING | {"attack_ms": 0.5, "release_ms": 40.0}
+    x = np.concatenate([np.full(round(burst_s * RATE), 0.5), np.full(4 * RATE, 1e-3)])
+    trace = compressor(torch.from_numpy(x)[None], CompressorParams(**setting, **slow), RATE, trace=True)
+    missing = 1.0 - trace.gain[0, round(burst_s * RATE) - 1 :].numpy()
+    return float(np.argmax(missing < 0.4 * missing[0])) / RATE
+
+
+def test_a_second_cell_remembers_how_long_the_burst_was() -> None:
+    assert recovery_s(3.0, slow_factor=60.0, slow_mix=0.5) > 3.0 * recovery_s(0.01, slow_factor=60.0, slow_mix=0.5)
+    assert recovery_s(3.0) == pytest.approx(recovery_s(0.01), abs=2.0 / RATE)
+
+
+def test_cells_settle_on_the_same_curve() -> None:
+    levels_db = np.linspace(-60.0, 0.0, 7)
+    audio = torch.from_numpy(10.0 ** (levels_db / 20.0))[:, None].expand(-1, RATE // 2)
+    params = CompressorParams(**SETTING, slow_factor=8.0, slow_mix=0.4)
+    gain = compressor(audio, params, RATE, trace=True).gain[:, -1]
+    np.testing.assert_allclose(
+        amplitude_to_db(gain.numpy()), numpy_compressor.static_gain_db(levels_db, -30.0, 4.0, 8.0), atol=1e-6
+    )
+
+
+def test_the_share_of_the_second_cell_is_that_of_its_step_response() -> None:
+    # After a step the gain is the mix of two exponentials, with 10–90 % times attack and attack · factor.
+    audio = torch.ones((1, RATE), dtype=torch.float64)
+    params = CompressorParams(**SETTING | {"knee_db": 0.0}, slow_factor=20.0, slow_mix=0.3)
+    gain = compressor(audio, params, RATE, trace=True).gain[0].numpy()
+    target, ms = 10.0 ** (-0.75 * 30.0 / 20.0), np.arange(1, RATE + 1) / RATE * 1000.0
+    falling = [target + (1.0 - target) * 9.0 ** (-ms / time) for time in (2.0, 40.0)]
+    np.testing.assert_allclose(gain, 0.7 * falling[0] + 0.3 * falling[1], rtol=1e-10)
+
+
 # Corners
 
 

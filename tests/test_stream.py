@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 
-from baselines import numpy_compressor
+from baselines import numpy_compressor, numpy_stages
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
+from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.stream import Stream
 
 RATE = 44100
@@ -191,3 +193,237 @@ def test_a_state_that_does_not_fit_is_refused(state: Any) -> None:
     with pytest.raises(ValueError, match=r"^state: expected"):  # noqa: PT012 - on assignment or in use
         stream.state = state
         stream.process(np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {},
+        {"slow_factor": 9.0, "slow_mix": 0.4},
+        {"shelf_db": 9.0, "shelf_hz": 2500.0},
+        {"feedback": True},
+        {"shelf_db": 9.0, "shelf_hz": 2500.0, "feedback": True},
+    ],
+    ids=lambda stages: "+".join(stages) or "plain",
+)
+def test_a_sample_that_is_not_finite_spoils_only_itself(stages: dict[str, Any], bad: float, linked: bool) -> None:
+    x = noise(2, 200)
+    x[0, 50] = bad
+    stream = Stream(CompressorParams(**SETTING, **stages), RATE, channels=2, linked=linked)
+    output = stream.process(x)
+    assert np.argwhere(~np.isfinite(output)).tolist() == [[0, 50]]
+    assert np.isfinite(stream.state).all()
+    stream.state = stream.state.copy()
+
+
+# Every combination of stages
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("linked", [False, True])
+def test_any_partition_with_stages_equals_one_call(stages, linked: bool, dtype: type) -> None:
+    x = noise(2, 2000, 5, dtype)
+    params = stages.params(SETTING, RATE)
+    whole_stream = Stream(params, RATE, channels=2, linked=linked)
+    whole = whole_stream.process(x)
+    assert whole.dtype == dtype
+    cuts = [0, 1, 2, 3, 3, 8, *np.sort(np.random.default_rng(0).integers(9, 2000, 6))]
+    stream = Stream(params, RATE, channels=2, linked=linked)
+    blocks = [stream.process(block) for block in np.split(x, cuts, axis=1)]
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), whole)
+    np.testing.assert_array_equal(stream.state, whole_stream.state)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_stream_and_compressor_are_the_same_to_the_last_bit(stages, dtype: type) -> None:
+    x = noise(2, 2000, 6, dtype)
+    params = stages.params(SETTING, RATE)
+    stream = Stream(params, RATE, channels=2, linked=False)
+    output, state = compressor(torch.from_numpy(x), params, RATE, return_state=True)
+    np.testing.assert_array_equal(stream.process(x), output.numpy())
+    np.testing.assert_array_equal(stream.state, state.numpy())
+
+
+def test_stream_goes_on_from_a_state_of_compressor_and_back(stages) -> None:
+    x = noise(1, 900, 7)
+    params = stages.params(SETTING, RATE)
+    whole = compressor(torch.from_numpy(x), params, RATE).numpy()
+    first, state = compressor(torch.from_numpy(x[:, :300]), params, RATE, return_state=True)
+    stream = Stream(params, RATE)
+    stream.state = state.numpy()
+    second = stream.process(x[:, 300:600])
+    last = compressor(torch.from_numpy(x[:, 600:]), params, RATE, state=torch.from_numpy(stream.state))
+    np.testing.assert_array_equal(np.concatenate([first, second, last], axis=1), whole)
+
+
+def test_output_with_stages_is_that_of_the_reference(stages) -> None:
+    x = noise(1, 1500, seed=3)[0]
+    expected = stages.oracle(x, RATE, SETTING)
+    np.testing.assert_allclose(
+        Stream(stages.params(SETTING, RATE), RATE).process(x), expected.output, rtol=1e-10, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("linked", [False, True])
+def test_with_stages_the_same_signal_on_both_channels_equals_mono(stages, linked: bool, dtype: type) -> None:
+    x = noise(1, 1200, 2, dtype)
+    params = stages.params(SETTING, RATE)
+    output = Stream(params, RATE, channels=2, linked=linked).process(np.repeat(x, 2, axis=0))
+    np.testing.assert_array_equal(output, np.repeat(Stream(params, RATE).process(x), 2, axis=0))
+
+
+@pytest.mark.parametrize(
+    "stages", [("feedback",), ("shelf",), ("slow", "shelf", "feedback")], indirect=True, ids="+".join
+)
+def test_linked_channels_share_one_gain_with_stages(stages) -> None:
+    x = noise(2, 3000, seed=1)
+    output = Stream(stages.params(SETTING, RATE), RATE, channels=2).process(x)
+    gain = output / x
+    np.testing.assert_allclose(gain[0], gain[1], rtol=1e-12)
+    for channel in range(2):  # neither is led by itself alone
+        alone = Stream(stages.params(SETTING, RATE), RATE).process(x[channel])
+        assert not np.allclose(output[channel], alone, rtol=1e-3)
+    silent = x.copy()
+    silent[1] = 0.0
+    led = Stream(stages.params(SETTING, RATE), RATE, channels=2).process(silent)
+    np.testing.assert_array_equal(led[0], Stream(stages.params(SETTING, RATE), RATE).process(x[0]))
+
+
+def test_linked_channels_are_led_by_the_one_whose_shelved_signal_is_loudest() -> None:
+    x = noise(2, 3000, seed=1)
+    shelf = {"shelf_db": 9.0, "shelf_hz": 2500.0}
+    heard = np.abs(lfilter(*numpy_stages.shelf(**shelf, sample_rate=RATE), x, axis=1)).max(axis=0)
+    gain = numpy_compressor.compressor(heard, RATE, **SETTING).gain * 10.0 ** (SETTING["makeup_db"] / 20.0)
+    output = Stream(CompressorParams(**SETTING, **shelf), RATE, channels=2).process(x)
+    np.testing.assert_allclose(output, gain * x, rtol=1e-10)
+
+
+def test_reset_with_stages_is_a_fresh_start(stages) -> None:
+    x = noise(2, 400)
+    stream = Stream(stages.params(SETTING, RATE), RATE, channels=2)
+    rest = stream.state.copy()
+    first = stream.process(x)
+    assert not np.array_equal(stream.process(x), first)
+    stream.reset()
+    np.testing.assert_array_equal(stream.state, rest)
+    np.testing.assert_array_equal(stream.process(x), first)
+
+
+def test_a_copied_state_resumes_with_stages(stages) -> None:
+    x = noise(2, 600)
+    stream, other = (Stream(stages.params(SETTING, RATE), RATE, channels=2) for _ in range(2))
+    stream.process(x[:, :250])
+    state = stream.state.copy()
+    expected = stream.process(x[:, 250:])
+    other.state = state
+    np.testing.assert_array_equal(other.process(x[:, 250:]), expected)
+    np.testing.assert_array_equal(state, stages_state_after(stages, x[:, :250]))
+
+
+def stages_state_after(stages, x: np.ndarray) -> np.ndarray:
+    stream = Stream(stages.params(SETTING, RATE), RATE, channels=2)
+    stream.process(x)
+    return stream.state
+
+
+def test_a_state_that_was_set_is_a_copy(stages) -> None:
+    stream = Stream(stages.params(SETTING, RATE), RATE, channels=2)
+    state = stream.state.copy()
+    stream.state = state
+    stream.process(noise(2, 100))
+    np.testing.assert_array_equal(state, Stream(stages.params(SETTING, RATE), RATE, channels=2).state)
+
+
+def test_empty_blocks_change_nothing(stages) -> None:
+    stream = Stream(stages.params(SETTING, RATE), RATE)
+    stream.process(noise(1, 50))
+    before = stream.state.copy()
+    assert stream.process(np.empty((1, 0))).shape == (1, 0)
+    assert stream.process(np.empty(0, np.float32)).shape == (0,)
+    np.testing.assert_array_equal(stream.state, before)
+
+
+def test_silence_and_denormals_stay_finite_with_stages(stages) -> None:
+    params = stages.params(SETTING, RATE)
+    assert not Stream(params, RATE).process(np.zeros(100)).any()
+    for dtype in (np.float32, np.float64):
+        stream = Stream(params, RATE)
+        stream.process(noise(1, 200, dtype=dtype))
+        faint = np.full(200, np.finfo(dtype).smallest_subnormal, dtype)
+        assert np.isfinite(stream.process(faint)).all()
+        assert np.isfinite(stream.state).all()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize(
+    "view", [lambda x: x[:, ::-2], lambda x: x.T.copy().T, lambda x: np.broadcast_to(x[:1], x.shape)]
+)
+@pytest.mark.parametrize("stages", [("slow", "shelf", "feedback", "filter")], indirect=True, ids="+".join)
+def test_any_memory_layout_with_stages(stages, view, linked: bool) -> None:
+    x = view(noise(2, 300))
+    before = x.copy()
+    output = Stream(stages.params(SETTING, RATE), RATE, channels=2, linked=linked).process(x)
+    expected = Stream(stages.params(SETTING, RATE), RATE, channels=2, linked=linked).process(before)
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_the_shelf_forgets_in_silence() -> None:
+    # A subnormal that rounds to itself would stay for ever, and cost several times as much as zero.
+    stream = Stream(CompressorParams(**SETTING, shelf_db=9.0, shelf_hz=300.0), RATE)
+    stream.process(noise(1, 100))
+    stream.process(np.zeros((1, 2 * RATE)))
+    assert stream.state[0, 2] == 0.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_sample_that_is_not_finite_passes_through_the_output_filter(bad: float) -> None:
+    kept = OutputFilter(torch.tensor([0.1, 0.2, -0.3, 0.1, -0.5]), RATE)
+    params = CompressorParams(**SETTING, output_filter=kept)
+    x = noise(1, 200)
+    x[0, 50] = bad
+    output = Stream(params, RATE).process(x)
+    assert np.argwhere(~np.isfinite(output[0])).flatten().tolist() == [50, 51, 52, 53, 54]
+    np.testing.assert_array_equal(output, compressor(torch.from_numpy(x), params, RATE))
+
+
+def test_latency_is_that_of_the_output_filter_at_this_rate() -> None:
+    kept = OutputFilter(torch.tensor([0.1, -0.2, 0.3, 0.0, -0.1]), RATE)
+    assert Stream(PARAMS, RATE).latency_samples == 0
+    assert Stream(CompressorParams(**SETTING, output_filter=kept), RATE).latency_samples == 2
+    elsewhere = Stream(CompressorParams(**SETTING, output_filter=kept), 96000)
+    assert elsewhere.latency_samples == kept.at(96000).latency > 2
+    x = np.zeros(100)
+    x[0] = 1e-3
+    assert int(np.abs(elsewhere.process(x)).argmax()) == pytest.approx(elsewhere.latency_samples, abs=1)
+
+
+def test_meter_shows_both_cells_mixed() -> None:
+    params = CompressorParams(**SETTING, slow_factor=20.0, slow_mix=0.4)
+    stream = Stream(params, RATE)
+    x = np.ones(500)
+    stream.process(x)
+    gain = compressor(torch.from_numpy(x)[None], params, RATE, trace=True).gain[0, -1]
+    assert stream.gain_reduction_db == pytest.approx(-20.0 * math.log10(float(gain)), rel=1e-12)
+
+
+def test_filters_that_differ_by_row_are_refused_by_name() -> None:
+    params = CompressorParams(**SETTING, output_filter=OutputFilter(torch.zeros((2, 5)), RATE))
+    with pytest.raises(ValueError, match=r"^output_filter: expected one filter for all channels"):
+        Stream(params, RATE, channels=2)
+
+
+def test_a_shelf_above_half_the_rate_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^shelf_hz: expected less than half the sample rate"):
+        Stream(CompressorParams(**SETTING, shelf_db=6.0, shelf_hz=9000.0), 16000)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 4), (2, 3), (2, 5), (4,)])
+@pytest.mark.parametrize("stages", [("slow", "feedback")], indirect=True)
+def test_with_stages_a_state_that_does_not_fit_is_refused(stages, shape: tuple[int, ...]) -> None:
+    stream = Stream(stages.params(SETTING, RATE), RATE, channels=2)
+    with pytest.raises(ValueError, match=r"^state: expected"):
+        stream.state = np.full(shape, 0.5)

@@ -67,6 +67,8 @@ class CompressorParams:
             missing = [name for name in pair if getattr(self, name) is None]
             if len(missing) == 1:
                 raise ValueError(f"{missing[0]}: expected a number beside {' and '.join(pair)}, got None; give both")
+        if not (self.output_filter is None or isinstance(self.output_filter, OutputFilter)):
+            raise ValueError(f"output_filter: expected an OutputFilter or None, got {self.output_filter!r}")
         for name, given in self.numbers().items():
             try:
                 value = torch.as_tensor(given, dtype=torch.float64).detach()
@@ -288,6 +290,10 @@ def _staged(
     trace: bool,
 ) -> Any:
     if params.output_filter is not None:
+        shape = tuple(params.output_filter.coefficients.shape)
+        if shape[:-1] not in ((), (1,), (len(audio),)):
+            expected = f"one filter or {len(audio)} as the audio's batch"
+            raise ValueError(f"output_filter: expected {expected}, got coefficients of shape {shape}")
         params = replace(params, output_filter=params.output_filter.at(sample_rate))
     rows: dict[str, Any] = {name: per_row(value, name, audio) for name, value in params.numbers().items()}
     coefficients = stage_coefficients(replace(params, **rows, output_filter=None), sample_rate).T

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ddsp_la2a.dsp.ballistics import smooth
-from ddsp_la2a.dsp.checks import check_sample_rate
+from ddsp_la2a.dsp.checks import check_sample_rate, known_any
 from ddsp_la2a.dsp.side_chain import REFERENCE_HZ
 
 COEFFICIENTS = 5
@@ -50,7 +50,7 @@ class OutputFilter:
     :meth:`response`, :attr:`delay_us` and :meth:`colour` are there for a single filter.
 
     Raises:
-        ValueError: another shape.
+        ValueError: another shape, or a coefficient that is not finite.
     """
 
     coefficients: Tensor
@@ -62,6 +62,8 @@ class OutputFilter:
         if shape is None or len(shape) not in (1, 2) or shape[-1] < 3 or shape[-1] % 2 == 0:
             got = type(self.coefficients).__name__ if shape is None else shape
             raise ValueError(f"coefficients: expected a tensor (2 L + 1,) or (batch, 2 L + 1), got {got}")
+        if known_any(~torch.isfinite(self.coefficients.detach())):
+            raise ValueError(f"coefficients: expected finite numbers, got {self.coefficients.tolist()}")
 
     @property
     def latency(self) -> int:
@@ -105,6 +107,7 @@ class OutputFilter:
 
         Least squares of the two responses over the frequencies that both rates have.
         """
+        check_sample_rate(sample_rate)
         if sample_rate == self.sample_rate:
             return self
         top = _MATCHED_TO * min(sample_rate, self.sample_rate)
@@ -132,7 +135,7 @@ def from_taps(taps: Tensor, sample_rate: float) -> tuple[Tensor, Tensor]:
     middle = taps.shape[-1] // 2 - 1
     reference = _basis(torch.tensor([REFERENCE_HZ], dtype=torch.float64), sample_rate, middle)[:, 0]
     real = taps @ reference.real
-    if not bool((real > 0.0).all()):
+    if known_any(~(real.detach() > 0.0)):
         got = float(real.min())
         raise ValueError(f"taps: expected a filter that leaves a 1 kHz tone upright, got a gain of {got:g}")
     side = torch.cat([taps[..., :middle], taps[..., middle + 1 :]], dim=-1)
@@ -172,8 +175,8 @@ def output_filter(signal: Tensor, taps: Tensor, sample_rate: float, state: Tenso
     known = torch.cat([state[:, :memory], signal.double()], dim=1)
     weights = taps.expand(len(signal), memory + 2)
     coefficient = slow_coefficient(sample_rate)
-    # The pole is summed where the middle tap is.
-    middle = known[:, memory // 2 : memory // 2 + samples]
+    # The pole is summed where the middle tap is. It never forgets, so it isn't given what isn't finite.
+    middle = torch.nan_to_num(known[:, memory // 2 : memory // 2 + samples], 0.0, 0.0, 0.0)
     slow, last = smooth(middle, coefficient, coefficient, state[:, memory])
     output = weights[:, memory + 1, None] * slow
     for k in range(memory + 1):  # one after the other, so that the order doesn't depend on the length

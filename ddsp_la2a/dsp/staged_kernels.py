@@ -46,15 +46,26 @@ STATES = ("fast", "slow", "shelf_memory", "fed_back")
 FAST, SLOW, SHELVED = range(3)
 """Rows of the signals that the forward pass keeps: both cells' gains, and what the curve saw."""
 
+_NEXT_TO_NOTHING = 1e-300
+
 
 @inlined
 def _curve(shelved, knee_foot, threshold_db, slope, knee_db):
     """Return linear gain, dB over the curve's foot h, and dh per dB, of what the side-chain gives."""
     level = max(abs(shelved), LEVEL_FLOOR)
-    if level <= knee_foot:
+    if not level > knee_foot:  # nor where it is no number
         return 1.0, 0.0, 0.0
     h, dh = knee(DB_PER_NEPER * math.log(level) - threshold_db, knee_db)
     return math.exp(-slope / DB_PER_NEPER * h), h, dh
+
+
+@inlined
+def _memory(b1, d, a1, s):
+    """Of the shelf. What isn't finite is forgotten, so that one bad sample spoils only itself; what is next to nothing,
+    too: a subnormal would linger in silence and take several times as long.
+    """
+    memory = b1 * d - a1 * s
+    return memory if _NEXT_TO_NOTHING < abs(memory) < math.inf else 0.0
 
 
 @inlined
@@ -76,7 +87,7 @@ def staged_forward(first, last, audio, coefficients, feedback, state, output, si
             x = np.float64(audio[row, n])
             d = fed_back if feedback else x
             s = b0 * d + memory
-            memory = b1 * d - a1 * s
+            memory = _memory(b1, d, a1, s)
             target, _, _ = _curve(s, knee_foot, threshold_db, slope, knee_db)
             fast += (attack if target < fast else release) * (target - fast)
             slow += (slow_attack if target < slow else slow_release) * (target - slow)
@@ -103,7 +114,7 @@ def staged_linked(audio, coefficients, feedback, state, output):
         for c in range(channels):
             d = state[c, 3] if feedback else np.float64(audio[c, n])
             s = b0 * d + state[c, 2]
-            state[c, 2] = b1 * d - a1 * s
+            state[c, 2] = _memory(b1, d, a1, s)
             loudest = max(loudest, abs(s))
         target, _, _ = _curve(loudest, knee_foot, threshold_db, slope, knee_db)
         fast += (attack if target < fast else release) * (target - fast)
@@ -230,7 +241,7 @@ def staged_tangents(
                     d_x[i] = audio_tangents[row, i, n]
             d = fed_back if feedback else x
             s = b0 * d + memory
-            memory = b1 * d - a1 * s
+            memory = _memory(b1, d, a1, s)
             target, h, dh = _curve(s, knee_foot, threshold_db, slope, knee_db)
             per_s = DB_PER_NEPER / s if abs(s) > LEVEL_FLOOR else 0.0
             to_fast, to_slow = target - fast, target - slow

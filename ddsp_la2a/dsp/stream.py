@@ -109,7 +109,7 @@ class Stream:
         samples, memory = signal.shape[1], 2 * self.latency_samples
         known = np.concatenate([self._state[:, 4 : 4 + memory], signal], axis=1)
         slow = np.empty(signal.shape)
-        middle = known[:, self.latency_samples : self.latency_samples + samples]
+        middle = np.nan_to_num(known[:, self.latency_samples : self.latency_samples + samples], True, 0.0, 0.0, 0.0)
         smooth_forward(0, self._channels, middle, self._slow, self._slow, self._state[:, 4 + memory], slow)
         output = self._taps[memory + 1] * slow
         for k in range(memory + 1):
