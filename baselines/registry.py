@@ -36,7 +36,7 @@ def identity(frame: pd.DataFrame, **_: Any) -> Identity:
 
 
 def identity_filter(frame: pd.DataFrame, *, controls: Controls = LA2A_CONTROLS, **_: Any) -> Filtered:
-    """No processing but the output filter, 33 taps a setting."""
+    """No processing but the output filter, 33 taps and a pole a setting."""
     return Filtered(Identity(), _train_rows(frame), FILTER_TAPS, controls)
 
 
@@ -46,7 +46,7 @@ def published_gain(frame: pd.DataFrame, *, controls: Controls = LA2A_CONTROLS, *
 
 
 def published_filter(frame: pd.DataFrame, *, controls: Controls = LA2A_CONTROLS, **_: Any) -> Filtered:
-    """The published parameters of the LA-2A with the output filter, 33 taps a setting."""
+    """The published parameters of the LA-2A with the output filter, 33 taps and a pole a setting."""
     return Filtered(Published(controls), _train_rows(frame), FILTER_TAPS, controls)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from importlib.metadata import entry_points
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from scipy.signal import lfilter
 
 import ddsp_la2a as la
 from baselines.identity import Identity
@@ -22,6 +24,7 @@ from baselines.registry import FILTER_TAPS, nearest_setting, numpy_single
 from ddsp_la2a.compare import DEMO_ROWS, ENTRY_POINT_GROUP, LINEAR_ROWS, baseline_names, build_baselines, suitable
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.segments import SegmentDataset
+from ddsp_la2a.evaluation.metrics import DC_FILTER
 from ddsp_la2a.fitting.gradient import validation_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,12 +101,26 @@ def test_a_filter_is_found_lead_and_lag(filtered_recordings, programme, lag):
         return shifted(np.convolve(audio, taps)[: len(audio)].astype(np.float32), lag)
 
     model = Filtered(Identity(), filtered_recordings({(0, 50): device}), 33)
-    expected = np.zeros(33)
+    expected = np.zeros(34)  # the pole's share last
     expected[16 + lag : 19 + lag] = taps
-    np.testing.assert_allclose(model.filters[0, 50], expected, atol=2e-4)
+    np.testing.assert_allclose(model.filters[0, 50], expected, atol=5e-4)
     audio = programme(7, 1.0)
     inner = slice(40, -40)
     np.testing.assert_allclose(model.process(audio, RATE, **AT)[inner], device(audio)[inner], atol=5e-4)
+
+
+def test_the_pole_of_an_output_filter_is_found(filtered_recordings):
+    """A coupling capacitor of 6 Hz: what 33 taps could not do."""
+
+    def device(audio):
+        return lfilter([1.0, -1.0], [1.0, -math.exp(-2 * math.pi * 6.0 / RATE)], audio).astype(np.float32)
+
+    frame = filtered_recordings({(0, 50): device})
+    model = Filtered(Identity(), frame, 33)
+    assert model.filters[0, 50][-1] == pytest.approx(-0.6, abs=0.2)
+    raw, target = (soundfile.read(frame[f"{kind}_audio_path"].iloc[0])[0] for kind in ("raw", "processed"))
+    error = lfilter(*DC_FILTER, model.process(raw, RATE, **AT) - target)[RATE:]
+    assert error @ error < 1e-5 * target[RATE:] @ target[RATE:]
 
 
 def test_filter_keeps_length_kind_and_rows(filtered_recordings, programme):
@@ -174,7 +191,7 @@ def test_silence_is_passed_on(filtered_recordings):
     frame = filtered_recordings({(0, 50): lambda x: x})
     soundfile.write(frame["raw_audio_path"].iloc[0], np.zeros(48000, np.float32), RATE, "FLOAT")
     model = Filtered(Identity(), frame, 33)
-    assert model.filters[0, 50].tolist() == np.eye(33)[16].tolist()
+    assert model.filters[0, 50].tolist() == np.eye(34)[16].tolist()
 
 
 def test_the_filter_comes_after_the_model(filtered_recordings, programme):

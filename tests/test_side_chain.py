@@ -139,9 +139,6 @@ def test_level_is_that_of_the_filtered_input() -> None:
     np.testing.assert_allclose(trace.level_db[0], 20.0 * np.log10(np.maximum(np.abs(heard), 1e-8)), atol=1e-9)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="below 2 kHz the reference is above half the rate, so that its alias has unit gain"
-)
 @pytest.mark.parametrize("rate", [1000, 1500, 2000])
 def test_a_rate_that_has_no_thousand_hertz_is_refused(rate: int) -> None:
     params = CompressorParams(-30.0, 4.0, 6.0, 1.0, 200.0, shelf_db=6.0, shelf_hz=300.0)
@@ -149,7 +146,6 @@ def test_a_rate_that_has_no_thousand_hertz_is_refused(rate: int) -> None:
         compressor(torch.zeros((1, 10)), params, rate)
 
 
-@pytest.mark.xfail(strict=True, reason="no upper bound, so that the coefficients overflow and the detector goes deaf")
 def test_a_shelf_beyond_all_numbers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^shelf_db: expected"):
         CompressorParams(-30.0, 4.0, 6.0, 1.0, 200.0, shelf_db=20000.0, shelf_hz=300.0)

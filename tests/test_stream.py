@@ -429,7 +429,6 @@ def test_with_stages_a_state_that_does_not_fit_is_refused(stages, shape: tuple[i
         stream.state = np.full(shape, 0.5)
 
 
-@pytest.mark.xfail(strict=True, reason="of the gains that are set, linked channels take the first one's without a word")
 def test_linked_channels_with_gains_that_differ_are_refused() -> None:
     stream = Stream(PARAMS, RATE, channels=2, linked=True)
     with pytest.raises(ValueError, match=r"^state: expected one gain"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,94 +13,9 @@ from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, Tangent, as_a
 from ddsp_la2a.dsp.checks import check_audio, check_sample_rate, known_any
 from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.curve import static_gain_db
-from ddsp_la2a.dsp.output_stage import OutputFilter
-from ddsp_la2a.dsp.side_chain import shelf_coefficients
+from ddsp_la2a.dsp.params import CompressorParams
+from ddsp_la2a.dsp.side_chain import REFERENCE_HZ, shelf_coefficients
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
-
-_LOWEST = {"ratio": 1.0, "knee_db": 0.0, "slow_factor": 1.0, "slow_mix": 0.0}
-_HIGHEST = {"slow_mix": 1.0}
-_ABOVE = {"attack_ms": 0.0, "release_ms": 0.0, "shelf_hz": 0.0}
-_TOGETHER = (("slow_factor", "slow_mix"), ("shelf_db", "shelf_hz"))
-_OF_STAGES = frozenset(name for pair in _TOGETHER for name in pair)
-
-
-@dataclass(frozen=True)
-class CompressorParams:
-    """The physical parameters of a compressor, each a number or a tensor of shape ``()`` or ``(batch,)``.
-
-    Args:
-        threshold_db: centre of the knee, dBFS of the absolute sample.
-        ratio: input dB per output dB far above the threshold, ≥ 1.
-        knee_db: width of the quadratic knee in dB, ≥ 0; 0 is the hard knee.
-        attack_ms: 10–90 % time in milliseconds in which the gain falls, > 0.
-        release_ms: 10–90 % time in milliseconds in which it rises, > 0; may be shorter than the attack.
-        makeup_db: gain after compression in dB.
-        slow_factor: by which the times of a second cell are longer, ≥ 1; None: there is no second cell.
-        slow_mix: its share in the linear gain, 0 to 1; where there is ``slow_factor``.
-        shelf_db: how much better the detector hears high frequencies than low ones, dB; None: equally well. See
-            :func:`~ddsp_la2a.dsp.side_chain.shelf_coefficients`.
-        shelf_hz: centre of that shelf in Hz; where there is ``shelf_db``.
-        feedback: the detector hears the last compressed sample, before make-up, instead of the input; the curve's slope
-            is ratio − 1 then, so that the closed loop has that ratio.
-        output_filter: after the gain; it makes the output late by its ``latency``.
-
-    Raises:
-        ValueError: a value is not finite or out of range, or one of two that belong together is missing; the message
-            names the parameter. Under ``torch.func.vmap`` only the shape is checked.
-    """
-
-    threshold_db: Tensor | float
-    ratio: Tensor | float
-    knee_db: Tensor | float
-    attack_ms: Tensor | float
-    release_ms: Tensor | float
-    makeup_db: Tensor | float = 0.0
-    slow_factor: Tensor | float | None = None
-    slow_mix: Tensor | float | None = None
-    shelf_db: Tensor | float | None = None
-    shelf_hz: Tensor | float | None = None
-    feedback: bool = False
-    output_filter: OutputFilter | None = None
-
-    def __post_init__(self) -> None:
-        for pair in _TOGETHER:
-            missing = [name for name in pair if getattr(self, name) is None]
-            if len(missing) == 1:
-                raise ValueError(f"{missing[0]}: expected a number beside {' and '.join(pair)}, got None; give both")
-        if not (self.output_filter is None or isinstance(self.output_filter, OutputFilter)):
-            raise ValueError(f"output_filter: expected an OutputFilter or None, got {self.output_filter!r}")
-        for name, given in self.numbers().items():
-            try:
-                value = torch.as_tensor(given, dtype=torch.float64).detach()
-            except (TypeError, ValueError, RuntimeError):
-                raise ValueError(f"{name}: expected a number or shape (batch,), got {given!r}") from None
-            if value.ndim > 1:
-                raise ValueError(f"{name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
-            bad = ~torch.isfinite(value)
-            expected = "a finite number"
-            if name in _HIGHEST:
-                expected = f"{_LOWEST[name]:g} to {_HIGHEST[name]:g}"
-                bad = bad | (value < _LOWEST[name]) | (value > _HIGHEST[name])
-            elif name in _LOWEST:
-                expected, bad = f"at least {_LOWEST[name]:g}", bad | (value < _LOWEST[name])
-            elif name in _ABOVE:
-                expected, bad = f"more than {_ABOVE[name]:g}", bad | (value <= _ABOVE[name])
-            if known_any(bad):
-                got = value if value.ndim == 0 else value[bad][0]
-                raise ValueError(f"{name}: expected {expected}, got {got.item():g}")
-
-    def numbers(self) -> dict[str, Tensor | float]:
-        """Every parameter that is a number, or one a row, by name; those of stages that are off are left out."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)[:_NUMBERS]}
-        return {name: value for name, value in given.items() if name not in _OF_STAGES or value is not None}
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether every stage is off."""
-        return self.slow_factor is None and self.shelf_db is None and not self.feedback and self.output_filter is None
-
-
-_NUMBERS = 10
 
 
 class CompressorTrace(NamedTuple):
@@ -276,6 +191,13 @@ def stage_coefficients(params: CompressorParams, sample_rate: float) -> Tensor:
     return torch.stack([column.expand(like.shape) for column in columns])
 
 
+def check_reference(params: CompressorParams, sample_rate: float) -> None:
+    """Refuse shelf and output filter at a rate that doesn't hold the 1 kHz where they have unit gain."""
+    if (params.shelf_db is not None or params.output_filter is not None) and sample_rate <= 2.0 * REFERENCE_HZ:
+        expected = f"more than {2.0 * REFERENCE_HZ:g} Hz for a shelf or output filter"
+        raise ValueError(f"sample_rate: expected {expected}, got {sample_rate:g}")
+
+
 def rest_state(params: CompressorParams) -> list[float]:
     """State of a unit at rest with a stage on: columns of what :func:`compressor` returns."""
     return [1.0, 1.0, 0.0, 0.0] + [0.0] * (params.output_filter.states if params.output_filter is not None else 0)
@@ -289,6 +211,7 @@ def _staged(
     return_state: bool,
     trace: bool,
 ) -> Any:
+    check_reference(params, sample_rate)
     if params.output_filter is not None:
         shape = tuple(params.output_filter.coefficients.shape)
         if shape[:-1] not in ((), (1,), (len(audio),)):

@@ -24,7 +24,7 @@ error on real recordings is the same, because its share in the output is fitted.
 
 _MATCHED_TO = 0.45
 _MATCHED_FREQUENCIES = 256
-_FURTHER = 6
+_FURTHER_UP, _FURTHER_DOWN = 6, 12
 _RIDGE = 1e-8
 
 
@@ -118,7 +118,8 @@ class OutputFilter:
             ]
         )
         wanted = self.taps.to(torch.complex128) @ _basis(frequencies, self.sample_rate, self.latency)
-        latency = math.ceil(self.latency * max(1.0, sample_rate / self.sample_rate)) + _FURTHER
+        further = _FURTHER_UP if sample_rate > self.sample_rate else _FURTHER_DOWN
+        latency = math.ceil(self.latency * max(1.0, sample_rate / self.sample_rate)) + further
         basis = _basis(frequencies, sample_rate, latency)
         matrix = (basis.conj() @ basis.T).real
         matrix = matrix + _RIDGE * len(frequencies) * torch.eye(len(matrix), dtype=torch.float64)

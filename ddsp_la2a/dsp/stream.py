@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ddsp_la2a.dsp import output_stage
 from ddsp_la2a.dsp.checks import check_sample_rate
-from ddsp_la2a.dsp.compressor import CompressorParams, rest_state, stage_coefficients
+from ddsp_la2a.dsp.compressor import CompressorParams, check_reference, rest_state, stage_coefficients
 from ddsp_la2a.dsp.kernels import smooth_forward
 from ddsp_la2a.dsp.staged_kernels import COEFFICIENTS, staged_forward, staged_linked
 from ddsp_la2a.units import amplitude_to_db
@@ -40,6 +40,7 @@ class Stream:
         self._linked = linked and channels > 1
         check_sample_rate(sample_rate)
         params = one_number_each(params, sample_rate)
+        check_reference(params, sample_rate)
         self._feedback, self._filter = params.feedback, params.output_filter
         self._coefficients = np.tile(stage_coefficients(params, sample_rate).numpy(), (channels, 1))
         self._is_plain = params.is_plain
@@ -54,7 +55,7 @@ class Stream:
     @property
     def state(self) -> NDArray[np.float64]:
         """State of each channel after the last sample, as that of :func:`~ddsp_la2a.compressor`; may be set."""
-        return self._state[:, 0] if self._is_plain else self._state
+        return self._state[:, 0].copy() if self._is_plain else self._state.copy()
 
     @state.setter
     def state(self, value: ArrayLike) -> None:
@@ -62,6 +63,9 @@ class Stream:
         expected = self.state.shape
         if state.shape != expected or not np.isfinite(state).all():
             raise ValueError(f"state: expected finite numbers of shape {expected}, got {state}; set what a stream gave")
+        gains = state.reshape(self._channels, -1)[:, : 1 if self._is_plain else 2]
+        if self._linked and (gains != gains[0]).any():
+            raise ValueError(f"state: expected one gain for all linked channels, got {gains.tolist()}")
         self._state = np.column_stack([state, self._rest[:, 1:]]) if self._is_plain else state
 
     def reset(self) -> None:

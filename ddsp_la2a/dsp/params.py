@@ -1,0 +1,96 @@
+"""The physical parameters of a compressor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ddsp_la2a.dsp.checks import known_any
+from ddsp_la2a.dsp.output_stage import OutputFilter
+
+_LOWEST = {"ratio": 1.0, "knee_db": 0.0, "slow_factor": 1.0, "slow_mix": 0.0, "shelf_db": -60.0}
+_HIGHEST = {"slow_mix": 1.0, "shelf_db": 60.0}
+_ABOVE = {"attack_ms": 0.0, "release_ms": 0.0, "shelf_hz": 0.0}
+_TOGETHER = (("slow_factor", "slow_mix"), ("shelf_db", "shelf_hz"))
+_NUMBERS = 10
+_OF_STAGES = frozenset(name for pair in _TOGETHER for name in pair)
+
+
+@dataclass(frozen=True)
+class CompressorParams:
+    """The physical parameters of a compressor, each a number or a tensor of shape ``()`` or ``(batch,)``.
+
+    Args:
+        threshold_db: centre of the knee, dBFS of the absolute sample.
+        ratio: input dB per output dB far above the threshold, ≥ 1.
+        knee_db: width of the quadratic knee in dB, ≥ 0; 0 is the hard knee.
+        attack_ms: 10–90 % time in milliseconds in which the gain falls, > 0.
+        release_ms: 10–90 % time in milliseconds in which it rises, > 0; may be shorter than the attack.
+        makeup_db: gain after compression in dB.
+        slow_factor: by which the times of a second cell are longer, ≥ 1; None: there is no second cell.
+        slow_mix: its share in the linear gain, 0 to 1; where there is ``slow_factor``.
+        shelf_db: how much better the detector hears high frequencies than low ones, dB; None: equally well. See
+            :func:`~ddsp_la2a.dsp.side_chain.shelf_coefficients`.
+        shelf_hz: centre of that shelf in Hz; where there is ``shelf_db``.
+        feedback: the detector hears the last compressed sample, before make-up, instead of the input. The curve's slope
+            is ratio − 1 then, so that the closed loop has that ratio; threshold and knee are levels of the output, and
+            around its rest the loop settles ``ratio`` times faster than attack and release say. It is stable while the
+            faster coefficient times the ratio is below 2: an attack of 1 ms at 44.1 kHz takes ratios up to 40.
+        output_filter: after the gain; it makes the output late by its ``latency``.
+
+    Raises:
+        ValueError: a value is not finite or out of range, or one of two that belong together is missing; the message
+            names the parameter. Under ``torch.func.vmap`` only the shape is checked.
+    """
+
+    threshold_db: Tensor | float
+    ratio: Tensor | float
+    knee_db: Tensor | float
+    attack_ms: Tensor | float
+    release_ms: Tensor | float
+    makeup_db: Tensor | float = 0.0
+    slow_factor: Tensor | float | None = None
+    slow_mix: Tensor | float | None = None
+    shelf_db: Tensor | float | None = None
+    shelf_hz: Tensor | float | None = None
+    feedback: bool = False
+    output_filter: OutputFilter | None = None
+
+    def __post_init__(self) -> None:
+        for pair in _TOGETHER:
+            missing = [name for name in pair if getattr(self, name) is None]
+            if len(missing) == 1:
+                raise ValueError(f"{missing[0]}: expected a number beside {' and '.join(pair)}, got None; give both")
+        if not (self.output_filter is None or isinstance(self.output_filter, OutputFilter)):
+            raise ValueError(f"output_filter: expected an OutputFilter or None, got {self.output_filter!r}")
+        for name, given in self.numbers().items():
+            try:
+                value = torch.as_tensor(given, dtype=torch.float64).detach()
+            except (TypeError, ValueError, RuntimeError):
+                raise ValueError(f"{name}: expected a number or shape (batch,), got {given!r}") from None
+            if value.ndim > 1:
+                raise ValueError(f"{name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
+            bad = ~torch.isfinite(value)
+            expected = "a finite number"
+            if name in _HIGHEST:
+                expected = f"{_LOWEST[name]:g} to {_HIGHEST[name]:g}"
+                bad = bad | (value < _LOWEST[name]) | (value > _HIGHEST[name])
+            elif name in _LOWEST:
+                expected, bad = f"at least {_LOWEST[name]:g}", bad | (value < _LOWEST[name])
+            elif name in _ABOVE:
+                expected, bad = f"more than {_ABOVE[name]:g}", bad | (value <= _ABOVE[name])
+            if known_any(bad):
+                got = value if value.ndim == 0 else value[bad][0]
+                raise ValueError(f"{name}: expected {expected}, got {got.item():g}")
+
+    def numbers(self) -> dict[str, Tensor | float]:
+        """Every parameter that is a number, or one a row, by name; those of stages that are off are left out."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)[:_NUMBERS]}
+        return {name: value for name, value in given.items() if name not in _OF_STAGES or value is not None}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every stage is off."""
+        return self.slow_factor is None and self.shelf_db is None and not self.feedback and self.output_filter is None
