@@ -237,7 +237,7 @@ def high_pass(first, last, signal, pole, backwards, filtered):
 
 
 @compiled(fastmath=FUSED)
-def _static_gain_tangents(audio, threshold_db, slope, knee_db, gain, tangents):
+def static_gain_tangents(audio, threshold_db, slope, knee_db, gain, tangents):
     """The curve's linear gain, and its derivatives for threshold, slope and knee: no sample depends on another."""
     half = 0.5 * knee_db
     per_knee = 1.0 / knee_db if knee_db > 0.0 else 0.0
@@ -261,7 +261,7 @@ def compress_tangents(audio, threshold_db, slope, knee_db, attack, release, make
     ``state`` (6,) holds the gain and its derivatives for threshold, slope, knee, attack and release; it is updated.
     ``output`` (time,) and ``tangents`` (6, time), float64, receive output and derivatives, make-up last.
     """
-    _static_gain_tangents(audio, threshold_db, slope, knee_db, output, tangents)
+    static_gain_tangents(audio, threshold_db, slope, knee_db, output, tangents)
     g, g_threshold, g_slope, g_knee, g_attack, g_release = state
     for n in range(audio.shape[0]):
         difference = output[n] - g

@@ -1,28 +1,20 @@
 """Error, gradient and Gauss–Newton matrix of a recording in one pass, without a tape.
 
-A compressor has so few parameters that the derivative of its output for every one of them can be carried along in time
-(forward mode). What a least-squares fit needs of a recording is the sums of their products, a few numbers a second.
+What a least-squares fit needs of a recording is the sums of products of error and derivatives, a few numbers a second.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
-from torch import Tensor
 
-from ddsp_la2a.dsp import kernels, staged_kernels
-from ddsp_la2a.dsp.checks import check_sample_rate
-from ddsp_la2a.dsp.compressor import CompressorParams, stage_coefficients
-from ddsp_la2a.dsp.output_stage import OutputFilter, slow_coefficient
-from ddsp_la2a.dsp.stream import one_number_each
-from ddsp_la2a.units import DB_PER_NEPER, RISE_TIME_TO_TIME_CONSTANT, db_to_amplitude, rise_time_to_coefficient
+from ddsp_la2a.dsp import kernels
+from ddsp_la2a.dsp.params import CompressorParams
+from ddsp_la2a.dsp.tangents import tangents_of
 
 Array = NDArray[np.float64]
 
@@ -35,119 +27,6 @@ ERROR, TARGET, FIRST_TANGENT = 0, 1, 2
 
 _PIECE = 16384
 """Samples whose signals stay in the second-level cache between the loops; shorter pieces wait for the interpreter."""
-
-
-class Tangents(Protocol):
-    """:func:`~ddsp_la2a.compressor` of one row, block by block, with its derivatives for every parameter.
-
-    Attributes:
-        scale: ``(rows, parameters)``, by which the rows of tangents have to be multiplied to be derivatives for the
-            parameters: those of ``CompressorParams.numbers()``, then the output filter's coefficients.
-        latency: samples by which the output is late.
-    """
-
-    scale: Array
-    latency: int
-
-    def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
-        """Fill ``output`` (time,) and ``tangents`` (rows, time) for the next block of audio (time,)."""
-        ...
-
-
-class PlainTangents:
-    """:class:`Tangents` of a compressor without stages."""
-
-    latency = 0
-
-    def __init__(self, params: CompressorParams, sample_rate: float) -> None:
-        threshold_db, ratio, knee_db, attack_ms, release_ms, makeup_db = map(float, params.numbers().values())
-        attack, release = (float(rise_time_to_coefficient(t, sample_rate)) for t in (attack_ms, release_ms))
-        makeup = float(db_to_amplitude(makeup_db))
-        self._arguments = (threshold_db, 1.0 - 1.0 / ratio, knee_db, attack, release, makeup)
-        self._state = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-        # α = 1 − exp(−c / t): dα/dt = −(1 − α) c / t²
-        c = RISE_TIME_TO_TIME_CONSTANT * 1000.0 / sample_rate
-        attack_per_ms, release_per_ms = (
-            -(1.0 - a) * c / (t * t) for a, t in ((attack, attack_ms), (release, release_ms))
-        )
-        self.scale = np.diag([1.0, ratio**-2.0, 1.0, attack_per_ms, release_per_ms, makeup / DB_PER_NEPER])
-
-    def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
-        kernels.compress_tangents(audio, *self._arguments, self._state, output, tangents)
-
-
-class StagedTangents:
-    """:class:`Tangents` of a compressor with stages."""
-
-    def __init__(self, params: CompressorParams, sample_rate: float) -> None:
-        numbers = params.numbers()
-        self._count = len(numbers)
-        self._feedback = params.feedback
-
-        def coefficients(values: Tensor) -> Tensor:
-            given: dict[str, Any] = dict(zip(numbers, values.unbind(), strict=True))
-            return stage_coefficients(replace(params, **given), sample_rate)
-
-        at = torch.tensor(list(numbers.values()), dtype=torch.float64)
-        self._coefficients = coefficients(at).numpy()[None]
-        self._directions = np.ascontiguousarray(torch.func.jacrev(coefficients)(at).numpy()[None])
-        self._state = np.array([[1.0, 1.0, 0.0, 0.0]])
-        self._tangents = np.zeros((1, self._state.shape[1], self._count))
-        self.latency, self.scale = 0, np.eye(self._count)
-        self._taps: Array | None = None
-        if params.output_filter is not None:
-            chosen = params.output_filter
-
-            def taps(values: Tensor) -> Tensor:
-                return OutputFilter(values, chosen.sample_rate).taps
-
-            at = chosen.coefficients.detach()
-            self._taps, self._slow = taps(at).numpy(), slow_coefficient(sample_rate)
-            self.latency = chosen.latency
-            self.scale = block_diag(self.scale, torch.func.jacrev(taps)(at).numpy())
-            self._filtered = np.zeros((1 + self._count, chosen.states))
-            self._slow_alone = np.zeros((1, chosen.states))
-
-    def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
-        of_numbers = tangents[: self._count]
-        staged_kernels.staged_tangents(
-            0,
-            1,
-            audio[None],
-            _CONSTANT,
-            self._coefficients,
-            self._directions,
-            self._feedback,
-            self._state,
-            self._tangents,
-            output[None],
-            of_numbers[None],
-        )
-        if self._taps is None:
-            return
-        # The derivatives for the taps: what each of them alone would let through.
-        memory = self._filtered.shape[1] - 1
-        known = np.concatenate([self._filtered[0, :memory], output])
-        for k in range(memory + 1):
-            tangents[self._count + k] = known[memory - k : memory - k + len(output)]
-        slow_alone = np.eye(1, len(self._taps), memory + 1)[0]
-        staged_kernels.filter_rows(slow_alone, self._slow, self._slow_alone, output[None], tangents[-1:])
-        for signals, state in ((output[None], self._filtered[:1]), (of_numbers, self._filtered[1:])):
-            staged_kernels.filter_rows(self._taps, self._slow, state, signals, signals)
-
-
-_CONSTANT = np.empty((1, 0, 0))
-
-
-def tangents_of(params: CompressorParams, sample_rate: float) -> Tangents:
-    """What carries the derivatives of some parameters along.
-
-    Raises:
-        ValueError: a parameter isn't one number, or the rate isn't positive.
-    """
-    check_sample_rate(sample_rate)
-    params = one_number_each(params, sample_rate)
-    return PlainTangents(params, sample_rate) if params.is_plain else StagedTangents(params, sample_rate)
 
 
 def error_products(

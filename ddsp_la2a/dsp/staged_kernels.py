@@ -21,7 +21,7 @@ import math
 import numpy as np
 
 from ddsp_la2a.dsp.compiling import FUSED, compiled, inlined
-from ddsp_la2a.dsp.kernels import knee
+from ddsp_la2a.dsp.kernels import knee, static_gain_tangents
 from ddsp_la2a.units import DB_PER_NEPER, LEVEL_FLOOR
 
 COEFFICIENTS = (
@@ -270,6 +270,60 @@ def staged_tangents(
             fed_back = v
             output[row, n] = v * makeup
         state[row, 0], state[row, 1], state[row, 2], state[row, 3] = fast, slow, memory, fed_back
+
+
+@compiled(fastmath=FUSED)
+def two_cell_tangents(audio, curve, times, mix, makeup, per_ms, state, signals, output, tangents):
+    """Output of one row with two cells that hear the input, and its derivatives, carried along in time.
+
+    Faster than :func:`staged_tangents`, because the curve depends on no sample before. ``curve`` holds threshold, slope
+    and knee; ``times`` the coefficients of attack, release, slow attack, slow release; ``per_ms`` the derivatives of
+    the first and third for the attack, of the second and fourth for the release, of the third and fourth for the
+    factor. ``state`` (2, 6) holds each cell's gain and its derivatives for the curve and its own two coefficients; it
+    is updated. ``signals`` (4, time) is scratch. ``tangents`` (8, time) receives the derivatives for threshold, slope,
+    knee, attack, release, make-up, factor and mix.
+    """
+    static_gain_tangents(audio, curve[0], curve[1], curve[2], signals[0], signals[1:])
+    f, f_threshold, f_slope, f_knee, f_attack, f_release = state[0]
+    s, s_threshold, s_slope, s_knee, s_attack, s_release = state[1]
+    attack, release, slow_attack, slow_release = times
+    share = 1.0 - mix
+    for n in range(audio.shape[0]):
+        target, d_threshold, d_slope, d_knee = signals[0, n], signals[1, n], signals[2, n], signals[3, n]
+        difference = target - f
+        falling = difference < 0.0
+        coefficient = attack if falling else release
+        keep = 1.0 - coefficient
+        f += coefficient * difference
+        f_threshold = keep * f_threshold + coefficient * d_threshold
+        f_slope = keep * f_slope + coefficient * d_slope
+        f_knee = keep * f_knee + coefficient * d_knee
+        f_attack = keep * f_attack + (difference if falling else 0.0)
+        f_release = keep * f_release + (0.0 if falling else difference)
+        difference = target - s
+        falling = difference < 0.0
+        coefficient = slow_attack if falling else slow_release
+        keep = 1.0 - coefficient
+        s += coefficient * difference
+        s_threshold = keep * s_threshold + coefficient * d_threshold
+        s_slope = keep * s_slope + coefficient * d_slope
+        s_knee = keep * s_knee + coefficient * d_knee
+        s_attack = keep * s_attack + (difference if falling else 0.0)
+        s_release = keep * s_release + (0.0 if falling else difference)
+        x = np.float64(audio[n])
+        louder = x * makeup
+        g = f + mix * (s - f)
+        output[n] = louder * g
+        tangents[0, n] = louder * (share * f_threshold + mix * s_threshold)
+        tangents[1, n] = louder * (share * f_slope + mix * s_slope)
+        tangents[2, n] = louder * (share * f_knee + mix * s_knee)
+        tangents[3, n] = louder * (share * f_attack * per_ms[0] + mix * s_attack * per_ms[1])
+        tangents[4, n] = louder * (share * f_release * per_ms[2] + mix * s_release * per_ms[3])
+        tangents[5, n] = x * g
+        tangents[6, n] = louder * mix * (s_attack * per_ms[4] + s_release * per_ms[5])
+        tangents[7, n] = louder * (s - f)
+    state[0, :] = f, f_threshold, f_slope, f_knee, f_attack, f_release
+    state[1, :] = s, s_threshold, s_slope, s_knee, s_attack, s_release
 
 
 @compiled(fastmath=FUSED)

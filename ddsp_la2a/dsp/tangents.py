@@ -1,0 +1,170 @@
+"""A compressor of one row, block by block, with its derivatives for every parameter carried along in time.
+
+A compressor has so few parameters that this costs little more than the compressor itself (forward mode).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+from torch import Tensor
+
+from ddsp_la2a.dsp import kernels, staged_kernels
+from ddsp_la2a.dsp.checks import check_sample_rate
+from ddsp_la2a.dsp.compressor import check_reference, stage_coefficients
+from ddsp_la2a.dsp.output_stage import OutputFilter, slow_coefficient
+from ddsp_la2a.dsp.params import CompressorParams
+from ddsp_la2a.dsp.stream import one_number_each
+from ddsp_la2a.units import DB_PER_NEPER
+
+Array = NDArray[np.float64]
+
+
+class Tangents(Protocol):
+    """:func:`~ddsp_la2a.compressor` of one row, block by block, with its derivatives for every parameter.
+
+    Attributes:
+        scale: ``(rows, parameters)``, by which the rows of tangents have to be multiplied to be derivatives for the
+            parameters: those of ``CompressorParams.numbers()``, then the output filter's coefficients.
+        latency: samples by which the output is late.
+    """
+
+    scale: Array
+    latency: int
+
+    def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
+        """Fill ``output`` (time,) and ``tangents`` (rows, time) for the next block of audio (time,)."""
+        ...
+
+
+def tangents_of(params: CompressorParams, sample_rate: float) -> Tangents:
+    """What carries the derivatives of some parameters along.
+
+    Raises:
+        ValueError: a parameter isn't one number, or the rate isn't positive or too low for a stage.
+    """
+    check_sample_rate(sample_rate)
+    params = one_number_each(params, sample_rate)
+    check_reference(params, sample_rate)
+    core: Tangents
+    if params.feedback or params.shelf_db is not None:
+        core = _AnyStage(params, sample_rate)
+    elif params.slow_factor is not None:
+        core = _TwoCells(params, sample_rate)
+    else:
+        core = _Plain(params, sample_rate)
+    return core if params.output_filter is None else _Filtered(core, params.output_filter)
+
+
+def _coefficients(params: CompressorParams, sample_rate: float) -> tuple[Array, Array]:
+    """The kernels' coefficients ``(12,)`` and their derivatives for the parameters ``(12, parameters)``."""
+    numbers = params.numbers()
+
+    def coefficients(values: Tensor) -> Tensor:
+        given: dict[str, Any] = dict(zip(numbers, values.unbind(), strict=True))
+        return stage_coefficients(replace(params, **given), sample_rate)
+
+    at = torch.tensor(list(numbers.values()), dtype=torch.float64)
+    return coefficients(at).numpy(), np.ascontiguousarray(torch.func.jacrev(coefficients)(at).numpy())
+
+
+class _Plain:
+    """Without stages."""
+
+    latency = 0
+
+    def __init__(self, params: CompressorParams, sample_rate: float) -> None:
+        at, derivative = _coefficients(params, sample_rate)
+        self._arguments = tuple(float(at[n]) for n in (0, 1, 2, 3, 4, 11))
+        self._state = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+        self.scale = derivative[[0, 1, 2, 3, 4, 11]]
+
+    def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
+        kernels.compress_tangents(audio, *self._arguments, self._state, output, tangents)
+
+
+class _TwoCells:
+    """With a second cell, both hearing the input."""
+
+    latency = 0
+
+    def __init__(self, params: CompressorParams, sample_rate: float) -> None:
+        at, derivative = _coefficients(params, sample_rate)
+        self._curve, self._times, self._mix, self._makeup = at[:3], at[3:7], float(at[7]), float(at[11])
+        attack, release, factor = 3, 4, 6
+        self._per_ms = derivative[[3, 5, 4, 6, 5, 6], [attack, attack, release, release, factor, factor]]
+        self._state = np.zeros((2, 6))
+        self._state[:, 0] = 1.0
+        self.scale = np.diag([1.0, derivative[1, 1], 1.0, 1.0, 1.0, self._makeup / DB_PER_NEPER, 1.0, 1.0])
+
+    def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
+        arguments = (self._curve, self._times, self._mix, self._makeup, self._per_ms, self._state)
+        signals = np.empty((4, len(audio)))
+        staged_kernels.two_cell_tangents(audio, *arguments, signals, output, tangents)
+
+
+class _AnyStage:
+    """With any stages but the output filter: sample by sample, since the detector may hear the output."""
+
+    latency = 0
+
+    def __init__(self, params: CompressorParams, sample_rate: float) -> None:
+        at, derivative = _coefficients(params, sample_rate)
+        self._coefficients, self._directions, self._feedback = at[None], derivative[None], params.feedback
+        self._state = np.array([[1.0, 1.0, 0.0, 0.0]])
+        self._tangents = np.zeros((1, 4, derivative.shape[1]))
+        self.scale = np.eye(derivative.shape[1])
+
+    def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
+        staged_kernels.staged_tangents(
+            0,
+            1,
+            audio[None],
+            _CONSTANT,
+            self._coefficients,
+            self._directions,
+            self._feedback,
+            self._state,
+            self._tangents,
+            output[None],
+            tangents[None],
+        )
+
+
+class _Filtered:
+    """Any of those through an output filter, whose taps are parameters as well."""
+
+    def __init__(self, core: Tangents, output_filter: OutputFilter) -> None:
+        rate = output_filter.sample_rate
+
+        def taps(values: Tensor) -> Tensor:
+            return OutputFilter(values, rate).taps
+
+        at = output_filter.coefficients.detach()
+        self._core, self._count = core, len(core.scale)
+        self._taps, self._slow = taps(at).numpy(), slow_coefficient(rate)
+        self.latency = output_filter.latency
+        self.scale = block_diag(core.scale, torch.func.jacrev(taps)(at).numpy())
+        self._filtered = np.zeros((1 + self._count, output_filter.states))
+        self._slow_alone = np.zeros((1, output_filter.states))
+
+    def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
+        of_core = tangents[: self._count]
+        self._core.process(audio, output, of_core)
+        # The derivatives for the taps: what each of them alone would let through.
+        memory = self._filtered.shape[1] - 1
+        known = np.concatenate([self._filtered[0, :memory], output])
+        for k in range(memory + 1):
+            tangents[self._count + k] = known[memory - k : memory - k + len(output)]
+        slow_alone = np.eye(1, len(self._taps), memory + 1)[0]
+        staged_kernels.filter_rows(slow_alone, self._slow, self._slow_alone, output[None], tangents[-1:])
+        for signals, state in ((output[None], self._filtered[:1]), (of_core, self._filtered[1:])):
+            staged_kernels.filter_rows(self._taps, self._slow, state, signals, signals)
+
+
+_CONSTANT = np.empty((1, 0, 0))
