@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import warnings
@@ -244,17 +245,24 @@ def compare(
     names = [name.strip() for name in models.split(",")] if models else all_names
     workflow.refuse_unknown(names)
     with workflow.new_folder(out):
-        _compare(_checked(source, unit), out, names, unit, split, seed, budget)
+        _compare(_checked(source, unit), out, names, unit, stages, split, seed, budget)
 
 
 def _compare(
-    frame: pd.DataFrame, out: Path, names: Any, unit: Sequence[la.Control], split: str, seed: int, budget: float
+    frame: pd.DataFrame,
+    out: Path,
+    names: Any,
+    unit: Sequence[la.Control],
+    stages: la.Stages,
+    split: str,
+    seed: int,
+    budget: float,
 ) -> None:
     frame = split_by(frame, split, unit)
     if not (frame["split"] == "test").any():
         splits = ", ".join(sorted(set(frame["split"])))
         raise ValueError(f"frame: expected rows whose split is 'test', got {splits}; or use --split later-in-time")
-    result = _fitted(frame, out, controls=unit, seed=seed)
+    result = _fitted(frame, out, controls=unit, stages=stages, seed=seed)
     models = _scored(result, frame, out, names, protocol=split, budget_s=budget, seed=seed, progress=True)
     slow = [name for name, model in models.items() if getattr(model, "info", {}).get("converged") is False]
     if slow:
@@ -271,7 +279,7 @@ def demo(out: Path, seed: int, budget: float) -> None:
         _announce_compiling()
         root = la.render_demo(out / "recordings", seed=seed, progress=_bar("render", "recording"))
         frame = _checked(root, LA2A_CONTROLS)
-        _compare(frame, out, workflow.DEMO_ROWS, LA2A_CONTROLS, "shipped", seed, budget)
+        _compare(frame, out, workflow.DEMO_ROWS, LA2A_CONTROLS, HARDWARE, "shipped", seed, budget)
         click.echo(f"all numbers are from a simulated device; curves, scores and pictures are in {out}")
 
 
@@ -348,14 +356,16 @@ def process(
             soundfile.SoundFile(temporary, "w", info.sample_rate, info.channels, subtype) as writer,
             tqdm(total=info.frames, desc="process", unit="frame", unit_scale=True) as bar,
         ):
-            for block in _blocks(reader, source):
+            late = stream.latency_samples  # made good: that much of the beginning goes, and silence is played after
+            end = np.zeros((late, info.channels), dtype=np.float32)
+            for block in itertools.chain(_blocks(reader, source), [end]):
                 output = stream.process(block.T)
                 bad = ~np.isfinite(output).all(axis=0)
                 if bad.any():
                     at = (done + int(bad.argmax())) / info.sample_rate
                     raise ValueError(f"{source}: expected finite samples, got NaN or infinity at {at:.3f} s")
                 peak = max(peak, float(abs(output).max(initial=0.0)))
-                writer.write(output.T)
+                writer.write(output[:, max(0, late - done) :].T)
                 done += block.shape[0]
                 bar.update(block.shape[0])
     if peak > 1.0 and not (subtype or "").startswith(("FLOAT", "DOUBLE")):
