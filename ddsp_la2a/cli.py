@@ -32,6 +32,7 @@ from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.fit import METHODS
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
 from ddsp_la2a.fitting.gradient import AdamSettings
+from ddsp_la2a.model.stages import HARDWARE, parse_stages, stages_text
 
 _BLOCK_FRAMES = 1 << 17
 _NOT_WRITTEN = {"RAW", "SD2"}  # one without a header, one with a second file beside it
@@ -53,6 +54,19 @@ _controls = click.option(
     "--controls",
     callback=_parsed_controls,
     help="What the unit lets its user set, such as threshold=-60:0,mode=switch:1:3; default: the LA-2A's.",
+)
+
+
+def _parsed_stages(_: Any, __: Any, text: str) -> la.Stages:
+    return parse_stages(text)
+
+
+_stages = click.option(
+    "--stages",
+    default=stages_text(HARDWARE),
+    callback=_parsed_stages,
+    show_default=True,
+    help="What the model has beside the compressor: some of output-filter, slow-release, shelf, feedback; or none.",
 )
 
 
@@ -150,6 +164,7 @@ def check(source: Path, out: Path | None, controls: tuple[la.Control, ...] | Non
 @click.option("--method", default=METHODS[0], type=click.Choice(METHODS), show_default=True)
 @click.option("--per-setting", is_flag=True, help="Fit every setting on its own, without the network.")
 @_controls
+@_stages
 @_split
 @_seed
 @click.option("--max-steps", type=click.IntRange(1), help="Of every stage; default 40, and 1500 for adam.")
@@ -160,6 +175,7 @@ def fit(
     method: str,
     per_setting: bool,
     controls: tuple[la.Control, ...] | None,
+    stages: la.Stages,
     split: str,
     seed: int,
     max_steps: int | None,
@@ -177,7 +193,8 @@ def fit(
     unit = controls or LA2A_CONTROLS
     with workflow.new_folder(out):
         frame = split_by(_checked(source, unit), split, unit)
-        result = _fitted(frame, out, method=method, per_setting=per_setting, controls=unit, seed=seed, **settings)
+        how = {"method": method, "per_setting": per_setting, "controls": unit, "stages": stages, "seed": seed}
+        result = _fitted(frame, out, **how, **settings)
         _say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
         if (frame["split"] == "test").any() and not result.interrupted:
             names = workflow.suitable(workflow.LINEAR_ROWS, unit)
@@ -227,6 +244,7 @@ def evaluate(
 @_out_folder
 @click.option("--models", help="Comma-separated; default: all that are installed and know the unit.")
 @_controls
+@_stages
 @_split
 @_seed
 @click.option("--budget", default=600.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a black box.")
@@ -235,6 +253,7 @@ def compare(
     out: Path,
     models: str | None,
     controls: tuple[la.Control, ...] | None,
+    stages: la.Stages,
     split: str,
     seed: int,
     budget: float,
