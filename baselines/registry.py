@@ -20,6 +20,7 @@ from baselines.numpy_compressor import NumpyCompressor
 from baselines.output_filter import Filtered
 from baselines.published import Published
 from ddsp_la2a.controls import LA2A_CONTROLS
+from ddsp_la2a.model.stages import PLAIN
 
 FILTER_TAPS = 33
 
@@ -59,7 +60,7 @@ def numpy_single(
     """
     anywhere = {control.name: control.low for control in controls}
     one_setting = _train_rows(frame).assign(**anywhere)
-    fitted = la.fit(one_setting, per_setting=True, controls=controls, seed=seed, progress=progress)
+    fitted = la.fit(one_setting, per_setting=True, controls=controls, stages=PLAIN, seed=seed, progress=progress)
     with torch.no_grad():
         parameters = {name: float(value) for name, value in fitted.model.params(*anywhere.values()).numbers().items()}
     return NumpyCompressor(**parameters, info={"parameters": len(parameters), **_how(fitted)})

@@ -16,6 +16,7 @@ from ddsp_la2a.evaluation.evaluate import evaluate
 from ddsp_la2a.fitting.fit import FitResult, fit
 from ddsp_la2a.model.control_net import ControlNet
 from ddsp_la2a.model.grey_box import GreyBox
+from ddsp_la2a.model.stages import Stages
 from ddsp_la2a.model.storage import load
 
 # A library says what happened to whoever set up logging, and to nobody else.
@@ -30,6 +31,7 @@ __all__ = [
     "FitResult",
     "GreyBox",
     "SegmentDataset",
+    "Stages",
     "Stream",
     "apply_findings",
     "check",

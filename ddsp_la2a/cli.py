@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import warnings
@@ -31,6 +32,7 @@ from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.fit import METHODS
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
 from ddsp_la2a.fitting.gradient import AdamSettings
+from ddsp_la2a.model.stages import HARDWARE, parse_stages, stages_text
 
 _BLOCK_FRAMES = 1 << 17
 _NOT_WRITTEN = {"RAW", "SD2"}  # one without a header, one with a second file beside it
@@ -52,6 +54,19 @@ _controls = click.option(
     "--controls",
     callback=_parsed_controls,
     help="What the unit lets its user set, such as threshold=-60:0,mode=switch:1:3; default: the LA-2A's.",
+)
+
+
+def _parsed_stages(_: Any, __: Any, text: str) -> la.Stages:
+    return parse_stages(text)
+
+
+_stages = click.option(
+    "--stages",
+    default=stages_text(HARDWARE),
+    callback=_parsed_stages,
+    show_default=True,
+    help="What the model has beside the compressor: some of output-filter, slow-release, shelf, feedback; or none.",
 )
 
 
@@ -149,6 +164,7 @@ def check(source: Path, out: Path | None, controls: tuple[la.Control, ...] | Non
 @click.option("--method", default=METHODS[0], type=click.Choice(METHODS), show_default=True)
 @click.option("--per-setting", is_flag=True, help="Fit every setting on its own, without the network.")
 @_controls
+@_stages
 @_split
 @_seed
 @click.option("--max-steps", type=click.IntRange(1), help="Of every stage; default 40, and 1500 for adam.")
@@ -159,6 +175,7 @@ def fit(
     method: str,
     per_setting: bool,
     controls: tuple[la.Control, ...] | None,
+    stages: la.Stages,
     split: str,
     seed: int,
     max_steps: int | None,
@@ -176,7 +193,8 @@ def fit(
     unit = controls or LA2A_CONTROLS
     with workflow.new_folder(out):
         frame = split_by(_checked(source, unit), split, unit)
-        result = _fitted(frame, out, method=method, per_setting=per_setting, controls=unit, seed=seed, **settings)
+        how = {"method": method, "per_setting": per_setting, "controls": unit, "stages": stages, "seed": seed}
+        result = _fitted(frame, out, **how, **settings)
         _say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
         if (frame["split"] == "test").any() and not result.interrupted:
             names = workflow.suitable(workflow.LINEAR_ROWS, unit)
@@ -226,6 +244,7 @@ def evaluate(
 @_out_folder
 @click.option("--models", help="Comma-separated; default: all that are installed and know the unit.")
 @_controls
+@_stages
 @_split
 @_seed
 @click.option("--budget", default=600.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a black box.")
@@ -234,6 +253,7 @@ def compare(
     out: Path,
     models: str | None,
     controls: tuple[la.Control, ...] | None,
+    stages: la.Stages,
     split: str,
     seed: int,
     budget: float,
@@ -244,17 +264,24 @@ def compare(
     names = [name.strip() for name in models.split(",")] if models else all_names
     workflow.refuse_unknown(names)
     with workflow.new_folder(out):
-        _compare(_checked(source, unit), out, names, unit, split, seed, budget)
+        _compare(_checked(source, unit), out, names, unit, stages, split, seed, budget)
 
 
 def _compare(
-    frame: pd.DataFrame, out: Path, names: Any, unit: Sequence[la.Control], split: str, seed: int, budget: float
+    frame: pd.DataFrame,
+    out: Path,
+    names: Any,
+    unit: Sequence[la.Control],
+    stages: la.Stages,
+    split: str,
+    seed: int,
+    budget: float,
 ) -> None:
     frame = split_by(frame, split, unit)
     if not (frame["split"] == "test").any():
         splits = ", ".join(sorted(set(frame["split"])))
         raise ValueError(f"frame: expected rows whose split is 'test', got {splits}; or use --split later-in-time")
-    result = _fitted(frame, out, controls=unit, seed=seed)
+    result = _fitted(frame, out, controls=unit, stages=stages, seed=seed)
     models = _scored(result, frame, out, names, protocol=split, budget_s=budget, seed=seed, progress=True)
     slow = [name for name, model in models.items() if getattr(model, "info", {}).get("converged") is False]
     if slow:
@@ -271,7 +298,7 @@ def demo(out: Path, seed: int, budget: float) -> None:
         _announce_compiling()
         root = la.render_demo(out / "recordings", seed=seed, progress=_bar("render", "recording"))
         frame = _checked(root, LA2A_CONTROLS)
-        _compare(frame, out, workflow.DEMO_ROWS, LA2A_CONTROLS, "shipped", seed, budget)
+        _compare(frame, out, workflow.DEMO_ROWS, LA2A_CONTROLS, HARDWARE, "shipped", seed, budget)
         click.echo(f"all numbers are from a simulated device; curves, scores and pictures are in {out}")
 
 
@@ -348,14 +375,16 @@ def process(
             soundfile.SoundFile(temporary, "w", info.sample_rate, info.channels, subtype) as writer,
             tqdm(total=info.frames, desc="process", unit="frame", unit_scale=True) as bar,
         ):
-            for block in _blocks(reader, source):
+            late = stream.latency_samples  # made good: that much of the beginning goes, and silence is played after
+            end = np.zeros((late, info.channels), dtype=np.float32)
+            for block in itertools.chain(_blocks(reader, source), [end]):
                 output = stream.process(block.T)
                 bad = ~np.isfinite(output).all(axis=0)
                 if bad.any():
                     at = (done + int(bad.argmax())) / info.sample_rate
                     raise ValueError(f"{source}: expected finite samples, got NaN or infinity at {at:.3f} s")
                 peak = max(peak, float(abs(output).max(initial=0.0)))
-                writer.write(output.T)
+                writer.write(output[:, max(0, late - done) :].T)
                 done += block.shape[0]
                 bar.update(block.shape[0])
     if peak > 1.0 and not (subtype or "").startswith(("FLOAT", "DOUBLE")):

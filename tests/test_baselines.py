@@ -371,7 +371,7 @@ def test_all_baselines_are_built_and_scored(frame):
         "identity": 0,
         "identity-filter": 2 * FILTER_TAPS,
         "lstm-32": 4769,
-        "nearest-setting": 2 * 6,
+        "nearest-setting": 2 * 13,
         "numpy-single": 6,
         "published-filter": published + 2 * FILTER_TAPS,
         "published-gain": published + 2,

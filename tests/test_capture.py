@@ -342,8 +342,8 @@ def test_damaged_header(folder: Path, played: Array) -> None:
 def test_arguments(folder: Path, tmp_path: Path, played: Array) -> None:
     refused(folder, r"my unit: expected recordings named such as <anything>_threshold=-60_ratio=1\.wav, found none")
     refused(folder, "source: expected one of hardware, .* got 'tape'", source="tape")
-    with pytest.raises(ValueError, match="controls: expected names other than the frame's own columns, got take"):
-        index_captures(folder, parse_controls("take=0:1,ratio=1:20"))
+    with pytest.raises(ValueError, match="controls: expected names other than the frame's own columns, got gain_db"):
+        index_captures(folder, parse_controls("gain_db=0:1,ratio=1:20"))
     with pytest.raises(FileNotFoundError, match="nowhere: expected a folder with recordings"):
         index_captures(tmp_path / "nowhere", CONTROLS)
     with pytest.raises(FileNotFoundError, match=r"other\.wav: expected the stimulus that was played"):

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 
 import ddsp_la2a as la
 from baselines.numpy_compressor import compressor
@@ -227,6 +228,8 @@ MISTAKES = [
     refused("fit good --out run --max-steps 0", "--max-steps.*0 is not in the range"),
     refused("fit good --out run --seed -1", "--seed.*-1 is not in the range"),
     refused("fit good --out run --stft-weight -1", "--stft-weight.*-1.* is not in the range"),
+    refused("fit good --out run --stages tube", "stages: expected none, or some of output-filter, .* got 'tube'"),
+    refused("compare good --out run --stages none,shelf", "stages: expected none, or some of .* got 'none'"),
     refused("evaluate missing good --out run", "missing: expected a model file"),
     refused("evaluate published missing --out run", "missing: expected a data set"),
     refused(
@@ -424,6 +427,31 @@ def test_process_with_a_model_of_ones_own(run, wav, tmp_path):
     np.testing.assert_allclose(after, expected, rtol=0, atol=PCM_16)
 
 
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_process_with_an_output_filter_is_not_late(run, tmp_path, stereo, programme, rate):
+    model = la.GreyBox(la.ControlNet(seed=1), stages=la.Stages())
+    with torch.no_grad():
+        model.device[-5:] = 0.1 * torch.tensor([0.2, -0.4, 0.8, -0.3, -0.9])
+    model.save(tmp_path / "mine.safetensors")
+    both = np.stack([programme(1, 3.2, rate), programme(2, 3.2, rate)], axis=1)
+    soundfile.write("in.wav", both, rate, "FLOAT")
+    options = ("--peak-reduction", 10, "--model", tmp_path / "mine.safetensors", "--dual-mono")
+    assert run("process", "in.wav", "out.wav", *options).status == 0
+    after, _ = soundfile.read("out.wav", dtype="float32")
+    expected = model.process(both.T.copy(), rate, compress_or_limit=0, peak_reduction=10)
+    assert after.shape == both.shape
+    np.testing.assert_allclose(after, expected.T, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 3])
+def test_process_of_hardly_anything_with_an_output_filter(run, tmp_path, frames):
+    la.GreyBox(stages=la.Stages()).save(tmp_path / "mine.safetensors")
+    soundfile.write("in.wav", np.full(frames, 1e-3, np.float32), 44100, "FLOAT")
+    ran = run("process", "in.wav", "out.wav", "--peak-reduction", 65, "--model", tmp_path / "mine.safetensors")
+    assert ran.status == 0, ran.err
+    np.testing.assert_allclose(soundfile.read("out.wav")[0], np.full(frames, 1e-3), rtol=1e-5)
+
+
 def test_process_replaces_what_was_there(run, wav):
     Path("out.wav").write_bytes(b"old")
     assert run("process", wav, "out.wav", "--peak-reduction", 65).status == 0
@@ -566,6 +594,26 @@ def test_fit_and_score_later_in_time(run, tmp_path, record, few_steps):
     scored = pd.read_csv("run/scores.csv")
     assert set(scored["protocol"]) == {"later-in-time"}
     assert set(scored["scored_from_s"]) == {2.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        ((), la.Stages()),
+        (("--stages", "none"), la.Stages(False, False)),
+        (("--stages", "feedback, shelf"), la.Stages(False, False, True, True)),
+    ],
+)
+def test_fit_with_stages(run, recordings, few_steps, options, stages):
+    ran = run("fit", recordings, "--out", "run", *options)
+    assert ran.status == 0, ran.err
+    assert la.load("run/model.safetensors").stages == stages
+
+
+def test_compare_with_stages(run, recordings, few_steps):
+    ran = run("compare", recordings, "--out", "out", "--models", "identity", "--stages", "slow-release")
+    assert ran.status == 0, ran.err
+    assert la.load("out/model.safetensors").stages == la.Stages(output_filter=False)
 
 
 def test_an_interrupted_fit_leaves_the_model(run, recordings, monkeypatch):

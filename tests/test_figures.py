@@ -22,7 +22,7 @@ def model():
     found = la.GreyBox(la.ControlNet(seed=3))
     with torch.no_grad():
         found.card.layers[-1].weight.copy_(0.5 * torch.sin(torch.arange(40.0, dtype=torch.float64).reshape(5, 8)))
-        found.makeup.copy_(torch.tensor(0.1))
+        found.device.fill_(0.1)
     return found
 
 

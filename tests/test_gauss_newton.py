@@ -17,10 +17,12 @@ import torch
 
 import ddsp_la2a as la
 from baselines.numpy_compressor import compressor
-from ddsp_la2a.fitting import gauss_newton, passes
-from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings, JointProblem
+from ddsp_la2a.fitting import gauss_newton, search
+from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
 from ddsp_la2a.fitting.gradient import WEIGHT_PRIOR_S
+from ddsp_la2a.fitting.joint import JointProblem
 from ddsp_la2a.fitting.recordings import Recordings
+from ddsp_la2a.model.stages import PLAIN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,6 +30,11 @@ RATE = 8000
 NAMES = ["threshold_db", "ratio", "knee_db", "attack_ms", "release_ms", "makeup_db"]
 STAGES = ["starts", "settings, thinned", "shared make-up", "network, thinned", "network"]
 Truth = dict[str, float]
+
+
+def fit_plain(frame: pd.DataFrame, **options) -> la.FitResult:
+    """These recordings are of a compressor without stages."""
+    return la.fit(frame, stages=PLAIN, **options)
 
 
 def bursts(seed: Sequence[int], seconds: float, rate: int) -> np.ndarray:
@@ -139,7 +146,7 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 @pytest.mark.parametrize("seed", [0, 1, 4, 6])
 def test_known_parameters_are_found(six: pd.DataFrame, seed: int) -> None:
-    result = la.fit(six, per_setting=True, seed=seed)
+    result = fit_plain(six, per_setting=True, seed=seed)
     rows = rows_of(result, six)
     for row, truth in zip(rows, SIX, strict=True):
         assert missed(row, truth) == {}, f"seed {seed}, {truth}"
@@ -159,7 +166,7 @@ def test_fifty_random_sets_are_found(tmp_path: Path) -> None:
             x = bursts([2026, number], 10.0, 44100)
             pairs.append((x, compressor(x, 44100, **truths[number]).output))
         frame = frame_of(tmp_path / str(first), pairs, 44100)
-        result = la.fit(frame, per_setting=True, seed=first)
+        result = fit_plain(frame, per_setting=True, seed=first)
         for row, truth in zip(rows_of(result, frame), truths[first:], strict=False):
             found.append(missed(row, truth))
             told += len(identifiable(row))
@@ -171,7 +178,7 @@ def test_fifty_random_sets_are_found(tmp_path: Path) -> None:
 def test_several_recordings_of_a_setting_are_one(tmp_path: Path) -> None:
     raw = [bursts([5, number], 4.0, RATE) for number in range(3)]
     pairs = [(x, compressor(x, RATE, **SIX[0]).output) for x in raw]
-    result = la.fit(frame_of(tmp_path, pairs, one_setting=True), per_setting=True)
+    result = fit_plain(frame_of(tmp_path, pairs, one_setting=True), per_setting=True)
     assert result.model.info["settings_seen"] == [(0, 70)]
     with torch.no_grad():
         found = {name: float(value) for name, value in result.model.params(0, 70).numbers().items()}
@@ -198,7 +205,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[pd.Series, 
         "silence": (0.0 * x, 0.0 * x),
     }
     frame = frame_of(tmp_path_factory.mktemp("odd"), list(pairs.values()))
-    result = la.fit(frame, per_setting=True)
+    result = fit_plain(frame, per_setting=True)
     return {name: (row, result) for name, row in zip(pairs, rows_of(result, frame), strict=True)}
 
 
@@ -265,14 +272,14 @@ def train(recordings: Path) -> pd.DataFrame:
 def fitted(train: pd.DataFrame) -> la.FitResult:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    result = la.fit(train)
+    result = fit_plain(train)
     torch.set_num_threads(before)
     return result
 
 
 @pytest.fixture(scope="module")
 def alone(train: pd.DataFrame) -> la.FitResult:
-    return la.fit(train, per_setting=True)
+    return fit_plain(train, per_setting=True)
 
 
 def test_network_goes_through_the_settings(fitted: la.FitResult, train: pd.DataFrame, truth, makeup_db: float) -> None:
@@ -286,21 +293,21 @@ def test_network_goes_through_the_settings(fitted: la.FitResult, train: pd.DataF
 
 
 def test_less_prior_is_nearer_to_the_recordings(fitted: la.FitResult, train: pd.DataFrame, truth) -> None:
-    result = la.fit(train, gauss_newton=GaussNewtonSettings(weight_prior_s=1e-6))
+    result = fit_plain(train, gauss_newton=GaussNewtonSettings(weight_prior_s=1e-6))
     assert result.history["error"].iloc[-1] < 1e-2 * fitted.history["error"].iloc[-1]
     for row, setting in zip(rows_of(result, train), ((0, 50), (1, 65)), strict=True):
         assert {n: row[n] for n in truth[setting]} == pytest.approx(truth[setting], rel=0.06), f"at {setting}"
 
 
 def test_without_a_prior(train: pd.DataFrame) -> None:
-    result = la.fit(train, gauss_newton=GaussNewtonSettings(weight_prior_s=0.0, max_steps=15))
+    result = fit_plain(train, gauss_newton=GaussNewtonSettings(weight_prior_s=0.0, max_steps=15))
     assert result.model.covariance is not None
     assert torch.isfinite(result.model.covariance).all()
     assert result.history["error"].iloc[-1] < 1e-4
 
 
 def test_a_strong_prior_draws_the_curves_together(fitted: la.FitResult, train: pd.DataFrame) -> None:
-    held = la.fit(train, gauss_newton=GaussNewtonSettings(weight_prior_s=1e3))
+    held = fit_plain(train, gauss_newton=GaussNewtonSettings(weight_prior_s=1e3))
     for name in ("threshold_db", "ratio", "attack_ms", "release_ms"):
         assert np.ptp(held.curves()[name]) < 0.02 * np.ptp(fitted.curves()[name]), name
 
@@ -323,6 +330,7 @@ def test_history_and_what_the_model_says_of_itself(fitted: la.FitResult, train: 
         "method": "gauss-newton",
         "per_setting": False,
         "seed": 0,
+        "stages": {"output_filter": False, "slow_release": False, "shelf": False, "feedback": False},
         "gauss_newton": {"max_steps": 40, "weight_prior_s": WEIGHT_PRIOR_S, "error_filter": "dc", "exact": False},
     }
     weights = info["parameters"]
@@ -344,11 +352,11 @@ def test_same_weights_on_any_number_of_threads(
     fitted: la.FitResult, alone: la.FitResult, train: pd.DataFrame, per_setting: bool
 ) -> None:
     torch.set_num_threads(2)
-    assert same_fit(la.fit(train, per_setting=per_setting), alone if per_setting else fitted)
+    assert same_fit(fit_plain(train, per_setting=per_setting), alone if per_setting else fitted)
 
 
 def test_another_seed_is_another_network(fitted: la.FitResult, train: pd.DataFrame) -> None:
-    assert not same_fit(fitted, la.fit(train, seed=11))
+    assert not same_fit(fitted, fit_plain(train, seed=11))
 
 
 @pytest.mark.parametrize("per_setting", [False, True])
@@ -362,7 +370,7 @@ def test_only_train_rows_are_read_and_global_random_state_neither_changes_nor_co
         path.write_text("not a recording", encoding="utf-8")
     torch.manual_seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    result = la.fit(frame, per_setting=per_setting)
+    result = fit_plain(frame, per_setting=per_setting)
     assert random.getstate() == before[2]
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -370,7 +378,7 @@ def test_only_train_rows_are_read_and_global_random_state_neither_changes_nor_co
 
 
 def test_the_order_of_rows_hardly_matters(fitted: la.FitResult, train: pd.DataFrame) -> None:
-    turned = la.fit(train.iloc[::-1].reset_index(drop=True))
+    turned = fit_plain(train.iloc[::-1].reset_index(drop=True))
     one, other = (result.curves().select_dtypes("number") for result in (fitted, turned))
     pd.testing.assert_frame_equal(one, other, rtol=1e-3)
 
@@ -403,7 +411,7 @@ def test_saved_files_and_the_loaded_model(
 @pytest.mark.parametrize("per_setting", [False, True])
 def test_every_error_filter(train: pd.DataFrame, truth, error_filter: str, per_setting: bool) -> None:
     settings = GaussNewtonSettings(error_filter=error_filter, max_steps=40 if per_setting else 8)
-    result = la.fit(train, per_setting=per_setting, gauss_newton=settings)
+    result = fit_plain(train, per_setting=per_setting, gauss_newton=settings)
     assert result.history["error"].iloc[-1] < (1e-12 if per_setting else 1e-2)
     if per_setting:
         for row, setting in zip(rows_of(result, train), ((0, 50), (1, 65)), strict=True):
@@ -419,7 +427,7 @@ def test_lanes_hardly_matter(tmp_path: Path) -> None:
     assert len(whole._stretches[0]) == 1
     assert len(Recordings(frame)._stretches[0]) == 2
     cut, exact = (
-        la.fit(frame, per_setting=True, gauss_newton=GaussNewtonSettings(exact=exact)) for exact in (False, True)
+        fit_plain(frame, per_setting=True, gauss_newton=GaussNewtonSettings(exact=exact)) for exact in (False, True)
     )
     assert cut.config["fit"]["gauss_newton"]["exact"] is False
     with torch.no_grad():
@@ -430,7 +438,7 @@ def test_lanes_hardly_matter(tmp_path: Path) -> None:
 
 def test_out_of_steps_is_not_converged(train: pd.DataFrame) -> None:
     for per_setting in (False, True):
-        result = la.fit(train, per_setting=per_setting, gauss_newton=GaussNewtonSettings(max_steps=1))
+        result = fit_plain(train, per_setting=per_setting, gauss_newton=GaussNewtonSettings(max_steps=1))
         assert result.converged is False
         assert result.model.info["converged"] is False
         assert result.interrupted is False
@@ -439,9 +447,9 @@ def test_out_of_steps_is_not_converged(train: pd.DataFrame) -> None:
 
 def test_no_bar_unless_asked_for(train: pd.DataFrame, capfd: pytest.CaptureFixture[str]) -> None:
     settings = GaussNewtonSettings(max_steps=2)
-    la.fit(train, per_setting=True, gauss_newton=settings)
+    fit_plain(train, per_setting=True, gauss_newton=settings)
     assert capfd.readouterr() == ("", "")
-    la.fit(train, per_setting=True, gauss_newton=settings, progress=True)
+    fit_plain(train, per_setting=True, gauss_newton=settings, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
     assert "fit" in err
@@ -467,7 +475,7 @@ def takes(tmp_path_factory: pytest.TempPathFactory, record: Callable[..., None])
 
 def test_a_gain_per_take_does_not_disturb_the_card(takes: dict[str, pd.DataFrame], makeup_db: float) -> None:
     settings = GaussNewtonSettings(weight_prior_s=1e-4)
-    apart, alike = (la.fit(takes[name], gauss_newton=settings) for name in ("apart", "alike"))
+    apart, alike = (fit_plain(takes[name], gauss_newton=settings) for name in ("apart", "alike"))
     found = rows_of(apart, takes["apart"])
     for row, expected in zip(found, rows_of(alike, takes["alike"]), strict=True):
         assert row["makeup_db"] == pytest.approx(makeup_db, abs=0.05)
@@ -484,12 +492,12 @@ def test_gains_that_cannot_be_told_from_settings_are_not_fitted(
     seen = []
     first = JointProblem.__init__
 
-    def spy(self, card, takes):
+    def spy(self, card, takes, coordinates):
         seen.append(takes)
-        first(self, card, takes)
+        first(self, card, takes, coordinates)
 
     monkeypatch.setattr(JointProblem, "__init__", spy)
-    la.fit(takes["confounded"], gauss_newton=GaussNewtonSettings(max_steps=1))
+    fit_plain(takes["confounded"], gauss_newton=GaussNewtonSettings(max_steps=1))
     assert seen
     assert all(numbers is None for numbers in seen)
 
@@ -515,14 +523,15 @@ class Interrupter:
             return fit(problem, *arguments, **options)
 
         # So that the last stage has something to do.
-        monkeypatch.setattr(gauss_newton, "_THIN_S", 2.0)
-        monkeypatch.setattr(gauss_newton, "_FINE", 1e-9)
+        for module in (gauss_newton, search):
+            monkeypatch.setattr(module, "THIN_S", 2.0)
+        monkeypatch.setattr(search, "FINE", 1e-9)
         monkeypatch.setattr(Recordings, "products", interrupted)
         monkeypatch.setattr(JointProblem, "fit", noted)
 
     def fit(self, frame: pd.DataFrame, at: int = -1, **options) -> la.FitResult:
         self.at, self.calls, self.begins = at, 0, []
-        return la.fit(frame, **options)
+        return fit_plain(frame, **options)
 
     def kept(self, frame: pd.DataFrame, at: int, **options) -> la.FitResult:
         """The fit, where Ctrl-C must not come through: that would end the tests."""
@@ -662,30 +671,4 @@ def every_warning() -> Iterator[None]:
 def test_no_warning_of_arrays_that_are_not_writable(train: pd.DataFrame) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        la.fit(train, gauss_newton=GaussNewtonSettings(max_steps=1))
-
-
-def test_spread_points_are_the_generic_start_and_a_sequence() -> None:
-    points = gauss_newton.spread_points(0)
-    assert points.shape == (64, 6)
-    np.testing.assert_array_equal(points[0, :5], gauss_newton.generic_point())
-    assert (points[:, 5] == 0.0).all()
-    assert np.abs(points).max() <= 4.0
-    assert len(np.unique(points[1:, :5], axis=0)) == 63
-    np.testing.assert_array_equal(points, gauss_newton.spread_points(0))
-    assert not np.array_equal(points[1:], gauss_newton.spread_points(1)[1:])
-
-
-def test_slopes_are_derivatives_of_the_physical_parameters() -> None:
-    point = np.array([0.3, -1.2, 2.0, -0.4, 1.1, 3.5])
-    ahead, behind = (
-        np.array(
-            [
-                list(passes.physical(point + sign * 1e-6 * unit).numbers().values())[i]
-                for i, unit in enumerate(np.eye(6))
-            ]
-        )
-        for sign in (1.0, -1.0)
-    )
-    np.testing.assert_allclose(passes.slopes(point), (ahead - behind) / 2e-6, rtol=1e-7)
-    assert passes.physical(point).makeup_db == 3.5
+        fit_plain(train, gauss_newton=GaussNewtonSettings(max_steps=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -278,11 +279,15 @@ def forge(
         "family": "compressor",
         "controls": [control.as_dict() for control in model.controls],
         "card": model.card.config(),
+        "stages": asdict(model.stages),
+        "sample_rate": model.sample_rate,
         "info": model.info,
     }
     if version < 3:
         plain["controls"] = plain.pop("card")
+        del plain["stages"], plain["sample_rate"]
         held = {name.replace("card.", "controls."): tensor for name, tensor in held.items()}
+        held["makeup"] = held.pop("device").reshape(())
     described = json.loads(json.dumps(plain))
     text = json.dumps({**described, "content_sha256": storage._content_hash(described, held)})
     path.write_bytes(to_bytes(held, {"ddsp_la2a": text}))

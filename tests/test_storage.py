@@ -8,6 +8,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ def forge(
         "family": "compressor",
         "controls": [control.as_dict() for control in model.controls],
         "card": model.card.config(),
+        "stages": asdict(model.stages),
+        "sample_rate": model.sample_rate,
         "info": model.info,
     }
     described = description(plain)
@@ -292,7 +295,7 @@ def test_another_format_version_is_refused_with_what_to_do(version: Any, tmp_pat
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", ["makeup", "card.layers.0.weight", "card.layers.2.bias"])
+@pytest.mark.parametrize("name", ["device", "card.layers.0.weight", "card.layers.2.bias"])
 def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_path: Path) -> None:
     path = tmp_path / "m"
     forge(path, tensors=lambda t: t | {name: t[name].clone().index_fill_(0, torch.tensor([0]), value)})
@@ -303,13 +306,13 @@ def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_pa
 @pytest.mark.parametrize(
     "tensors",
     [
-        lambda t: {name: tensor for name, tensor in t.items() if name != "makeup"},
+        lambda t: {name: tensor for name, tensor in t.items() if name != "device"},
         lambda t: {name: tensor for name, tensor in t.items() if name != "card.layers.1.weight"},
         lambda t: t | {"stranger": torch.zeros(1)},
         lambda t: t | {"card.layers.0.weight": t["card.layers.0.weight"].T.contiguous()},
         lambda t: {},
     ],
-    ids=["no make-up", "no layer", "one too many", "transposed", "none"],
+    ids=["no device", "no layer", "one too many", "transposed", "none"],
 )
 def test_other_tensors_than_described_are_refused(tensors, tmp_path: Path) -> None:
     path = tmp_path / "m"
@@ -333,7 +336,7 @@ def test_tensors_of_another_type_are_refused(dtype: torch.dtype, tmp_path: Path)
 )
 def test_metadata_that_is_no_description_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "m"
-    path.write_bytes(to_bytes({"makeup": torch.zeros(1)}, {"ddsp_la2a": text}))
+    path.write_bytes(to_bytes({"device": torch.zeros(1)}, {"ddsp_la2a": text}))
     with pytest.raises(ValueError, match="m: expected"):
         load(path)
 
@@ -421,6 +424,7 @@ def older(path: Path, version: int, **changes: Callable[[dict[str, Any]], dict[s
 
     def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         old = {name.replace("card.", "controls."): tensor for name, tensor in tensors.items()}
+        old["makeup"] = old.pop("device").reshape(())
         return changes.get("tensors", dict)(old)
 
     forge(path, describe, rename)
@@ -456,7 +460,7 @@ def test_older_files_are_read_as_strictly(changes: dict[str, Any], tmp_path: Pat
 
 def test_a_missing_part_of_the_description_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m"
-    for missing in ("controls", "card", "info", "format_version"):
+    for missing in ("controls", "card", "stages", "sample_rate", "info", "format_version"):
         forge(path, lambda d, missing=missing: {key: value for key, value in d.items() if key != missing})
         with pytest.raises(ValueError, match="m: expected"):
             load(path)
@@ -567,7 +571,7 @@ def test_weights_that_are_not_finite_are_not_saved(file: Path) -> None:
     before = contents(file.parent)
     model = network()
     with torch.no_grad():
-        model.makeup.fill_(math.nan)
+        model.device.fill_(math.nan)
     with pytest.raises(ValueError, match="expected finite weights"):
         save(model, file)
     assert contents(file.parent) == before

@@ -12,8 +12,9 @@ import torch
 
 import ddsp_la2a as la
 from baselines.numpy_compressor import compressor
-from ddsp_la2a.fitting import gauss_newton
+from ddsp_la2a.fitting import search
 from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance, score_covariance
+from ddsp_la2a.model.stages import PLAIN
 from ddsp_la2a.simulated_unit import SimulatedLA2A, UnitConstants
 from ddsp_la2a.simulated_unit.programme import render_programme
 
@@ -242,11 +243,11 @@ def test_coverage(programmes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, d
     frame = pd.DataFrame(rows)
     together = frame.assign(compress_or_limit=0, peak_reduction=70)
 
-    near = la.fit(together.iloc[:3], per_setting=True)
-    monkeypatch.setattr(gauss_newton, "spread_points", lambda seed: point_of(near)[None])
-    answer = la.fit(together, per_setting=True)
-    monkeypatch.setattr(gauss_newton, "spread_points", lambda seed: point_of(answer)[None])
-    card = la.fit(frame, per_setting=True).curves().query("peak_reduction < 20")
+    near = la.fit(together.iloc[:3], per_setting=True, stages=PLAIN)
+    monkeypatch.setattr(search, "spread_points", lambda *_: point_of(near)[None])
+    answer = la.fit(together, per_setting=True, stages=PLAIN)
+    monkeypatch.setattr(search, "spread_points", lambda *_: point_of(answer)[None])
+    card = la.fit(frame, per_setting=True, stages=PLAIN).curves().query("peak_reduction < 20")
     assert answer.converged
     assert len(card) == COUNT
 

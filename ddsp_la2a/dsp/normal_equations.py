@@ -107,4 +107,5 @@ def error_products(
     lower = np.array(sums).reshape(-1, rows, rows)
     scale = block_diag(np.eye(FIRST_TANGENT), tangents.scale)
     full = lower + np.tril(lower, -1).swapaxes(1, 2)
-    return np.asarray(scale.T @ full @ scale)
+    with np.errstate(invalid="ignore"):  # a feedback loop that swings by itself has derivatives beyond all numbers
+        return np.asarray(scale.T @ full @ scale)

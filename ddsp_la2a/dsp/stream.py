@@ -134,9 +134,10 @@ def one_number_each(params: CompressorParams, sample_rate: float) -> CompressorP
     chosen = params.output_filter
     if chosen is not None:
         chosen = chosen.at(sample_rate)
-        if chosen.coefficients.ndim > 1:
-            shape = tuple(chosen.coefficients.shape)
+        shape = tuple(chosen.coefficients.shape)
+        if len(shape) > 1 and shape[0] != 1:
             raise ValueError(f"output_filter: expected one filter for all channels, got coefficients of shape {shape}")
+        chosen = replace(chosen, coefficients=chosen.coefficients.reshape(shape[-1]))
     return replace(params, **numbers, output_filter=chosen)
 
 

@@ -43,7 +43,10 @@ class Passes:
     def quadratics(
         self, recordings: Recordings, points: Sequence[tuple[int, Array]], coordinates: Coordinates
     ) -> list[tuple[Quadratic, Array]]:
-        """Quadratic of every (recording, point) and the products it is made of, one a quarter of a second."""
+        """Quadratic of every (recording, point) and the products it is made of, one a quarter of a second.
+
+        Where derivatives overflow, as those of a feedback loop that swings by itself may, the value is infinite.
+        """
         asked = [(row, coordinates.physical(point)) for row, point in points]
         found = recordings.products(asked, self._error_filter, self._bar.update)
         seconds, answers = recordings.seconds, []
@@ -53,6 +56,8 @@ class Passes:
             shares = products * scale[:, None] * scale / (recordings.sample_rate * (power + _SILENCE))
             total, tangents = shares.sum(axis=0), slice(FIRST_TANGENT, None)
             quadratic = Quadratic(0.5 * total[ERROR, ERROR], total[tangents, ERROR], total[tangents, tangents])
+            if not np.isfinite(total).all():
+                quadratic = Quadratic(np.inf, np.zeros(len(point)), np.zeros((len(point), len(point))))
             answers.append((quadratic, shares))
         return answers
 

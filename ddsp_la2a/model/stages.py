@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -60,3 +60,28 @@ HARDWARE = Stages()
 
 PLAIN = Stages(output_filter=False, slow_release=False, shelf=False, feedback=False)
 """The textbook compressor."""
+
+_NONE = "none"
+
+
+def parse_stages(text: str) -> Stages:
+    """Stages from text such as ``output-filter,slow-release``, or ``none``; the inverse of :func:`stages_text`.
+
+    Raises:
+        ValueError: names the stages there are and what isn't one, or is there twice.
+    """
+    names = [part.strip() for part in text.split(",")]
+    known = [name.replace("_", "-") for name in asdict(PLAIN)]
+    if names == [_NONE]:
+        return PLAIN
+    wrong = [name for name in names if name not in known] or [name for name in known if names.count(name) > 1]
+    if wrong:
+        raise ValueError(
+            f"stages: expected {_NONE}, or some of {', '.join(known)}, each once, got {', '.join(map(repr, wrong))}"
+        )
+    return Stages(**{name.replace("-", "_"): name in names for name in known})
+
+
+def stages_text(stages: Stages) -> str:
+    """The stages that are on, as :func:`parse_stages` takes them."""
+    return ",".join(name.replace("_", "-") for name, on in asdict(stages).items() if on) or _NONE
