@@ -4,8 +4,8 @@
 
 Without names all are run; some 20 minutes. Real recordings are looked for in ``../shared/audio``, the plug-in needs
 ``lv2apply`` (see ``benchmarks.lv2_device``); what isn't there is left out, and said so. FOLDER receives
-``ablation.csv``: the columns of ``scores.csv`` and, for every row, data, stages, seconds of the fit and the share of the
-parameters that the fit calls identifiable at the fitted settings.
+``ablation.csv``: the columns of ``scores.csv`` and, for every row, the data, the stages, what they were fitted to and
+the share of the parameters that the fit calls identifiable at the settings it saw.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,27 +108,32 @@ def identifiable_share(model: la.GreyBox, trial: Trial) -> float:
 
 def run(trial: Trial) -> pd.DataFrame:
     """Scores of all rows on one trial."""
-    in_sample = trial.protocol == "in-sample"
-    scored_split = "train" if in_sample else "test"
-    rows = [
-        la.evaluate(
-            references(trial), trial.frame, split=scored_split, protocol=trial.protocol, controls=trial.controls
+    split = "train" if trial.protocol == "in-sample" else "test"
+    rows = [la.evaluate(references(trial), trial.frame, split=split, protocol=trial.protocol, controls=trial.controls)]
+
+    def add(name: str, frame: pd.DataFrame, stages: str, per_setting: bool) -> None:
+        fitted = la.fit(frame, controls=trial.controls, per_setting=per_setting, stages=STAGES[stages])
+        scored = la.evaluate(
+            {f"{stages}, {name}": fitted.model},
+            trial.frame,
+            split=split,
+            protocol=trial.protocol,
+            controls=trial.controls,
         )
-    ]
-    for name, stages in STAGES.items():
-        for kind in ("joint", "per setting"):
-            if kind == "joint" and not trial.joint:
-                continue
-            fitted = la.fit(trial.frame, controls=trial.controls, per_setting=kind == "per setting", stages=stages)
-            scored = la.evaluate(
-                {f"{name}, {kind}": fitted.model},
-                trial.frame,
-                split=scored_split,
-                protocol=trial.protocol,
-                controls=trial.controls,
-            )
-            rows.append(scored.assign(stages=name, identifiable=identifiable_share(fitted.model, trial)))
-            print(f"  {name}, {kind}: {100 * scored['esr_dc_filtered'].mean():.3f} %", flush=True)
+        shown = replace(trial, frame=frame)
+        rows.append(scored.assign(stages=stages, fitted=name, identifiable=identifiable_share(fitted.model, shown)))
+        print(f"  {stages}, {name}: {100 * scored['esr_dc_filtered'].mean():.4f} %", flush=True)
+
+    seen_elsewhere = "nearest setting" if trial.protocol == "unseen-knob" else "per setting"
+    for stages in STAGES:
+        add(seen_elsewhere, trial.frame, stages, per_setting=True)
+        if trial.joint:
+            add("joint", trial.frame, stages, per_setting=False)
+        if trial.there is not None:
+            add("fitted there", trial.there, stages, per_setting=True)
+        if trial.protocol == "unseen-knob":
+            scored_itself = trial.frame[trial.frame["split"] == "test"].assign(split="train")
+            add("fitted to the scored audio", scored_itself, stages, per_setting=True)
     return pd.concat(rows, ignore_index=True).assign(data=trial.data)
 
 

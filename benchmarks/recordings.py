@@ -29,22 +29,29 @@ _CL1B_LATE_SAMPLES = 67
 
 LV2_CONTROLS = (la.Control("threshold", -60.0, 0.0),)
 _LV2_FITTED_DB, _LV2_UNSEEN_DB, _LV2_RATIO = (-40.0, -32.0, -24.0, -16.0), (-36.0, -28.0, -20.0), 4.0
-_LV2_SECONDS, _LV2_RATE = 75.0, 44100
+_LV2_SECONDS, _LV2_RATE = 120.0, 44100
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Rows to fit (``train``) and to score (``test``) by one protocol."""
+    """Rows to fit (``train``) and to score (``test``) by one protocol; in-sample ones are only ``train``.
+
+    Args:
+        data: name in tables.
+        protocol: see ``scores.csv``.
+        frame: the rows.
+        controls: of the unit.
+        joint: whether one model of all settings makes sense.
+        there: for protocols with unseen settings, recordings at those very settings to fit: what guessing is measured
+            against.
+    """
 
     data: str
     protocol: str
     frame: pd.DataFrame
     controls: Sequence[la.Control] = LA2A_CONTROLS
     joint: bool = True
-
-
-def _in_sample(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(split="test")
+    there: pd.DataFrame | None = None
 
 
 def excerpts() -> list[Trial]:
@@ -57,7 +64,7 @@ def excerpts() -> list[Trial]:
 
 
 def inner_excerpts() -> list[Trial]:
-    """The same, with nothing of the last 4 s: fitted to the first 4 s, scored on the next 2; what stages are chosen on."""
+    """The same without their last 4 s: fitted to the first 4 s, scored on the next 2; what stages are chosen on."""
     frame = la.index(AUDIO / "signaltrain_excerpts")
     parts = [
         frame.assign(split=split, start_frame=first * 44100, stop_frame=last * 44100)
@@ -110,15 +117,7 @@ def _row(folder: Path, name: str, raw: np.ndarray, target: np.ndarray, rate: int
 
 def lv2(folder: Path) -> list[Trial]:
     """LSP's feedback compressor, captured at four thresholds; scored in between, and on another programme."""
-    write_stimulus(folder / "stimulus.wav", _LV2_SECONDS, _LV2_RATE)
-    played = soundfile.read(folder / "stimulus.wav", dtype="float32")[0]
-    late = np.random.default_rng(4)
-    for threshold_db in _LV2_FITTED_DB:
-        output = lv2_device.render(played, _LV2_RATE, lv2_device.lsp_feedback(threshold_db, _LV2_RATIO))
-        silence = np.zeros(int(late.integers(2000, 90000)), dtype=np.float32)
-        name = folder / f"lsp_threshold={threshold_db:g}.wav"
-        soundfile.write(name, np.concatenate([silence, output, np.zeros(3000, np.float32)]), _LV2_RATE, "FLOAT")
-    fitted = index_captures(folder, LV2_CONTROLS, device="LSP compressor", source="plug-in")
+    captured = _captured(folder)
     (folder / "programme").mkdir()
     rows = []
     for number, threshold_db in enumerate((*_LV2_UNSEEN_DB, *_LV2_FITTED_DB)):
@@ -127,18 +126,31 @@ def lv2(folder: Path) -> list[Trial]:
         pair = _row(folder / "programme", f"{threshold_db:g}", programme, output, _LV2_RATE)
         rows.append(pair | {"threshold": threshold_db, "track_id": 100 + number})
     scored = pd.DataFrame(rows).assign(device="LSP compressor", source="plug-in", split="test")
-    kept = [c for c in fitted.columns if c in {*scored.columns, "take"}]
-    seen = scored["threshold"].isin(_LV2_FITTED_DB)
-    both = {"unseen-knob": scored[~seen], "unseen-recording": scored[seen]}
-    return [
-        Trial(
-            "LV2 plug-in",
-            name,
-            pd.concat([fitted[kept], part.assign(take="programme")], ignore_index=True),
-            LV2_CONTROLS,
-        )
-        for name, part in both.items()
-    ]
+    kept = [c for c in captured.columns if c in {*scored.columns, "take"}]
+    fitted, there = (captured.loc[captured["threshold"].isin(at), kept] for at in (_LV2_FITTED_DB, _LV2_UNSEEN_DB))
+    both = {
+        "unseen-knob": scored[scored["threshold"].isin(_LV2_UNSEEN_DB)],
+        "unseen-recording": scored[scored["threshold"].isin(_LV2_FITTED_DB)],
+    }
+    trials = []
+    for name, part in both.items():
+        frame = pd.concat([fitted, part.assign(take="programme")], ignore_index=True)
+        at_those = there if name == "unseen-knob" else None
+        trials.append(Trial("LV2 plug-in", name, frame, LV2_CONTROLS, there=at_those))
+    return trials
+
+
+def _captured(folder: Path) -> pd.DataFrame:
+    """The plug-in captured at all thresholds, each recording starting late."""
+    write_stimulus(folder / "stimulus.wav", _LV2_SECONDS, _LV2_RATE)
+    played = soundfile.read(folder / "stimulus.wav", dtype="float32")[0]
+    late = np.random.default_rng(4)
+    for threshold_db in (*_LV2_FITTED_DB, *_LV2_UNSEEN_DB):
+        output = lv2_device.render(played, _LV2_RATE, lv2_device.lsp_feedback(threshold_db, _LV2_RATIO))
+        silence = np.zeros(int(late.integers(2000, 90000)), dtype=np.float32)
+        name = folder / f"lsp_threshold={threshold_db:g}.wav"
+        soundfile.write(name, np.concatenate([silence, output, np.zeros(3000, np.float32)]), _LV2_RATE, "FLOAT")
+    return index_captures(folder, LV2_CONTROLS, device="LSP compressor", source="plug-in")
 
 
 def demo(folder: Path) -> list[Trial]:
