@@ -20,6 +20,7 @@ from ddsp_la2a.evaluation.evaluate import Model, evaluate
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.fit import FitResult
+from ddsp_la2a.model.control_net import ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 
 ENTRY_POINT_GROUP = "ddsp_la2a.models"
@@ -135,9 +136,9 @@ def write_scores(scored: pd.DataFrame, folder: Path) -> None:
 
 
 def write_pictures(model: GreyBox, folder: Path, **positions: Any) -> None:
-    """``curves.svg`` (see :meth:`GreyBox.curves` for positions), ``static_curves.svg`` and ``step_response.svg``.
+    """``curves.svg`` (see :meth:`GreyBox.curves` for positions), ``static_curves.svg``, ``step_response.svg``.
 
-    A unit without knobs has no curves.
+    A unit without knobs has no curves. If the device has an output filter, ``output_stage.svg`` as well.
     """
     seen, source = model.info.get("settings_seen", ()), model.info.get("source", "")
     title = source if isinstance(source, str) else "fitted to recordings: " + ", ".join(source)
@@ -146,6 +147,8 @@ def write_pictures(model: GreyBox, folder: Path, **positions: Any) -> None:
         figures.save(curves, folder / "curves.svg")
     figures.save(figures.static_curves(model, title=title), folder / "static_curves.svg")
     figures.save(figures.step_response(model, title=title), folder / "step_response.svg")
+    if model.stages.output_filter and not isinstance(model.card, ParameterTable):
+        figures.save(figures.output_stage(model.output_filter(), title=title), folder / "output_stage.svg")
 
 
 def write_gain_reduction(

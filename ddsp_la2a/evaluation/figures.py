@@ -1,4 +1,4 @@
-"""Pictures of a fitted model: learned curves, static curves, step response, gain reduction on a recording.
+"""Pictures of a fitted model: learned and static curves, step response, output stage, gain reduction on a recording.
 
 Every function returns a matplotlib figure (a notebook shows it after ``%matplotlib inline``) with a title where one is
 given; :func:`save` writes it with selectable text where the format has it.
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.curve import static_gain_db
+from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.evaluation.style import STYLE, by_switches, column_of, in_words, new_axes
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.grey_box import GreyBox
@@ -191,11 +192,15 @@ def static_curves(model: GreyBox, positions: Sequence[float] = (), title: str = 
             shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(rows)))
             labels = card[columns[knobs[number].name]] if knobs else [np.nan]
             for at, row, shade in zip(labels, rows, shades, strict=True):
-                output = level_db + static_gain_db(level_db, *row[:3]) + row[3]
-                axis.plot(level_db, output, color=shade, label=f"{at:g}")
+                # Fed back, the curve hears the output: each output level has the input that leads to it.
+                slope_of = 1.0 / (2.0 - row[1]) if model.stages.feedback else row[1]
+                gain = static_gain_db(level_db, row[0], slope_of, row[2])
+                heard = (level_db - gain, level_db) if model.stages.feedback else (level_db, level_db + gain)
+                axis.plot(heard[0], heard[1] + row[3], color=shade, label=f"{at:g}")
             axis.plot(level_db, level_db, color="#999999", lw=0.8, ls=":")
             axis.set_title(look.label, loc="left", fontweight="bold")
             axis.set_aspect("equal")
+            axis.set_xlim(-60, 0)
             axis.set_ylim(-60, 5)
         if knobs:
             name = knobs[number].name.replace("_", " ")
@@ -236,6 +241,29 @@ def step_response(model: GreyBox, sample_rate: float = 44100.0, title: str = "",
     axes[0, 0].set_title(f"−40 → −10 → −40 dBFS (shaded: loud), {where}", loc="left", fontweight="bold")
     if axes[0, 0].get_legend_handles_labels()[1]:
         axes[0, 0].legend(frameon=False)
+    return figure
+
+
+def output_stage(chosen: OutputFilter, title: str = "") -> Any:
+    """Magnitude and phase of an output filter over frequency, without its gain (the make-up) and its delay.
+
+    Args:
+        chosen: see :meth:`GreyBox.output_filter`.
+        title: over the picture.
+    """
+    frequencies = np.geomspace(10.0, 0.48 * chosen.sample_rate, 400)
+    colour = chosen.colour(frequencies)
+    figure, axes = new_axes(1, 2, (8.5, 3.0), title)
+    curves = (amplitude_to_db(np.abs(colour)), np.degrees(np.angle(colour)))
+    for axis, values, unit in zip(axes[0], curves, ("magnitude, dB", "phase, degrees"), strict=True):
+        axis.semilogx(frequencies, values, color="#0b6e99")
+        axis.axhline(0.0, color="#999999", lw=0.8, ls=":")
+        axis.set_xlabel("frequency, Hz")
+        axis.set_ylabel(unit)
+        axis.set_xticks([10, 100, 1000, 10000], ["10", "100", "1k", "10k"])
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(low, -1.0), max(high, 1.0))  # of nothing no mountain is made
+    axes[0, 0].set_title(f"colour beside a delay of {chosen.delay_us:.1f} µs", loc="left", fontweight="bold")
     return figure
 
 

@@ -193,18 +193,23 @@ class GreyBox(nn.Module):
             found = self.params(*in_order(self.controls, positions))
         return Stream(found, sample_rate, channels=channels, linked=linked)
 
-    def output_filter(self, **positions: Any) -> OutputFilter | None:
-        """Delay and colour after the gain, or None where there is no such stage.
+    def output_filter(self, **positions: Any) -> OutputFilter:
+        """Delay and colour after the gain; without that stage there is nothing of either.
 
         Args:
             positions: of all controls by name, where every setting was fitted on its own; else none are needed.
+
+        Raises:
+            ValueError: positions are missing, unknown or out of range.
         """
-        at = in_order(self.controls, positions) if positions else [control.low for control in self.controls]
-        if not positions and isinstance(self.card, ParameterTable):
-            raise ValueError("output_filter: expected the positions of all controls: every setting has its own filter")
+        if not self.stages.output_filter:
+            return OutputFilter(torch.zeros(len(TAPS), dtype=torch.float64), self.sample_rate)
+        if not positions and not isinstance(self.card, ParameterTable):
+            positions = self.middle()
         with torch.no_grad():
-            chosen = self.params(*at).output_filter
-        return None if chosen is None else OutputFilter(chosen.coefficients[0], chosen.sample_rate)
+            chosen = self.params(*in_order(self.controls, positions)).output_filter
+        assert chosen is not None
+        return OutputFilter(chosen.coefficients[0], chosen.sample_rate)
 
     def curves(self, **positions: Iterable[float] | float) -> pd.DataFrame:
         """The learned card: every parameter over the positions of the controls.
