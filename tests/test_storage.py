@@ -24,6 +24,7 @@ from ddsp_la2a.model import storage
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
+from ddsp_la2a.model.stages import Stages
 from ddsp_la2a.model.storage import load, save
 
 RATE = 44100
@@ -454,6 +455,41 @@ def test_older_files_are_the_la2a_s(version: int, tmp_path: Path) -> None:
 )
 def test_older_files_are_read_as_strictly(changes: dict[str, Any], tmp_path: Path) -> None:
     older(tmp_path / "m", 2, **changes)
+    with pytest.raises(ValueError, match="m: expected"):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"stages": {"tube": True}},
+        {"stages": None},
+        {"stages": "none"},
+        {"stages": {"shelf": 1}},
+        {"stages": {"shelf": "yes"}},
+        {"stages": {"output_filter": True, "slow_release": True, "shelf": False, "feedback": None}},
+        {"stages": {}},  # those of hardware, whose numbers aren't there
+        {"sample_rate": 0.0},
+        {"sample_rate": -44100.0},
+        {"sample_rate": math.nan},
+        {"sample_rate": None},
+        {"sample_rate": "44100"},
+    ],
+    ids=str,
+)
+def test_stages_and_rates_that_are_none_are_refused(changed: dict[str, Any], tmp_path: Path) -> None:
+    forge(tmp_path / "m", lambda d: d | changed)
+    with pytest.raises(ValueError, match="m: expected"):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 9, 13])
+def test_a_device_of_another_size_than_its_stages_is_refused(size: int, tmp_path: Path) -> None:
+    forge(
+        tmp_path / "m",
+        lambda d: d | {"stages": asdict(Stages())},
+        lambda t: t | {"device": torch.zeros(size, dtype=torch.float64)},
+    )
     with pytest.raises(ValueError, match="m: expected"):
         load(tmp_path / "m")
 
