@@ -259,6 +259,60 @@ def test_of_a_silent_input_no_makeup_is_known(odd: dict[str, tuple[pd.Series, la
     assert identifiable(odd[name][0]) == set()
 
 
+@pytest.fixture(scope="module")
+def odd_with_stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[pd.Series, la.FitResult]]:
+    """Recordings that say little, fitted as those of hardware."""
+    x = bursts([4, 0], 3.0, RATE)
+    noise = 1e-3 * np.random.default_rng(4).standard_normal(len(x))
+    quiet = 0.003 * x
+    pairs = {
+        "uncompressed": (quiet, compressor(quiet, RATE, **UNHEARD).output),
+        "silent target": (x, 0.0 * x),
+        "gain": (x, 1.5 * x),
+        "gain and noise": (x, 0.7 * x + noise),
+        "silence": (0.0 * x, 0.0 * x),
+    }
+    frame = frame_of(tmp_path_factory.mktemp("odd"), list(pairs.values()))
+    result = la.fit(frame, per_setting=True)
+    return {name: (row, result) for name, row in zip(pairs, rows_of(result, frame), strict=True)}
+
+
+def test_recordings_that_say_little_end_cleanly_with_stages(
+    odd_with_stages: dict[str, tuple[pd.Series, la.FitResult]],
+) -> None:
+    result = odd_with_stages["gain"][1]
+    assert not result.interrupted
+    assert np.isfinite(result.history[["seconds", "error"]].to_numpy()).all()
+    assert result.model.covariance is not None
+    assert torch.isfinite(result.model.covariance).all()
+    assert np.isfinite(result.curves().select_dtypes("number").to_numpy()).all()
+
+
+def test_of_stages_such_recordings_say_nothing(odd_with_stages: dict[str, tuple[pd.Series, la.FitResult]]) -> None:
+    told = {
+        name: {column for column in row.index if column.endswith("_identifiable") and row[column]}
+        for name, (row, _) in odd_with_stages.items()
+    }
+    for name in ("uncompressed", "gain", "gain and noise"):
+        assert told[name] <= {"makeup_db_identifiable", "ratio_identifiable"}
+        assert "makeup_db_identifiable" in told[name]
+    for name in ("silent target", "silence"):
+        assert told[name] == set()
+
+
+@pytest.mark.parametrize(("name", "flat_db"), [("uncompressed", 1e-3), ("gain", 1e-3), ("gain and noise", 0.02)])
+def test_of_a_gain_the_output_filter_is_flat(
+    odd_with_stages: dict[str, tuple[pd.Series, la.FitResult]], name: str, flat_db: float
+) -> None:
+    row, result = odd_with_stages[name]
+    at = {"compress_or_limit": int(row.name[0]), "peak_reduction": int(row.name[1])}
+    chosen = result.model.output_filter(**at)
+    assert chosen is not None
+    response_db = 20.0 * np.log10(np.abs(chosen.response(np.geomspace(100.0, 3600.0, 50))))
+    assert np.abs(response_db).max() < flat_db
+    assert abs(chosen.delay_us) < 1.0
+
+
 # The network
 
 
