@@ -369,11 +369,11 @@ def test_all_baselines_are_built_and_scored(frame):
     published = Published().info["parameters"]
     assert told["parameters"].to_dict() == {
         "identity": 0,
-        "identity-filter": 2 * FILTER_TAPS,
+        "identity-filter": 2 * (FILTER_TAPS + 1),
         "lstm-32": 4769,
         "nearest-setting": 2 * 13,
         "numpy-single": 6,
-        "published-filter": published + 2 * FILTER_TAPS,
+        "published-filter": published + 2 * (FILTER_TAPS + 1),
         "published-gain": published + 2,
     }
     for name in ("lstm-32", "nearest-setting"):

@@ -549,7 +549,7 @@ def test_curves_of_the_published_settings(run):
 
 # --- fit, evaluate, compare -----------------------------------------------------------------------------------------
 
-FIT_FILES = CURVE_FILES | {"model.safetensors", "history.csv", "config.json"}
+FIT_FILES = CURVE_FILES | {"output_stage.svg", "model.safetensors", "history.csv", "config.json"}
 SCORE_FILES = {"scores.csv", "gain_reduction.svg"}
 
 

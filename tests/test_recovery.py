@@ -150,23 +150,6 @@ def test_the_output_filter_is_found(alone: Callable[..., la.FitResult], name: st
     assert found is not None
     assert truth is not None
     assert delay_samples(found) == pytest.approx(delay_samples(truth), abs=1e-3)
-    assert colour_error_db(found, truth, 30.0, 10_000.0) < 0.01
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="0.020 dB at 15 kHz, where the programme has 1/50000 of its energy: there the prior decides. "
-    "With a prior of 1e-5 s instead of 1e-4 s it is 0.004 dB",
-)
-@pytest.mark.parametrize("name", ["output filter", "hardware"])
-def test_the_output_filter_is_found_where_there_is_hardly_any_energy(
-    alone: Callable[..., la.FitResult], name: str
-) -> None:
-    stages, rate = ON[name]
-    found = alone(stages, stages, rate).model.output_filter(compress_or_limit=1, peak_reduction=65)
-    truth = filter_of(stages, rate)
-    assert found is not None
-    assert truth is not None
     assert colour_error_db(found, truth, 30.0, 15_000.0) < 0.01
 
 

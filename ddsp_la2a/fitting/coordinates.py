@@ -21,7 +21,7 @@ CARD = len(CARD_PARAMETERS)
 _FARTHEST = 12.0
 """Beyond ±12 an unconstrained value changes nothing: the sigmoid is within 6e-6 of its end."""
 
-_TAP_SPREAD, _TAP_PRIOR_S = 0.5, 1e-4
+_TAP_SPREAD, _TAP_PRIOR_S = 0.5, 1e-5
 """Spread of the prior that pulls the coefficients of an output filter towards nothing, and its strength in seconds of
 audio: it decides where the recordings say nothing, such as about frequencies that they don't hold."""
 
