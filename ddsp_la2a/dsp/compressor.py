@@ -12,7 +12,7 @@ from ddsp_la2a.dsp import kernels, output_stage, staged
 from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, Tangent, as_array, or_zeros, per_row, smooth
 from ddsp_la2a.dsp.checks import check_audio, check_sample_rate, known_any
 from ddsp_la2a.dsp.compiling import over_rows
-from ddsp_la2a.dsp.curve import static_gain_db
+from ddsp_la2a.dsp.curve import slope_of, sloped_gain_db, static_gain_db
 from ddsp_la2a.dsp.params import CompressorParams
 from ddsp_la2a.dsp.side_chain import REFERENCE_HZ, shelf_coefficients
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
@@ -176,7 +176,7 @@ def stage_coefficients(params: CompressorParams, sample_rate: float) -> Tensor:
     zero, one = torch.zeros_like(like), torch.ones_like(like)
     ratio, attack_ms, release_ms = given["ratio"], given["attack_ms"], given["release_ms"]
     factor = given.get("slow_factor", one)
-    slope = ratio - 1.0 if params.feedback else 1.0 - 1.0 / ratio
+    slope = slope_of(ratio, params.feedback)
     times = (attack_ms, release_ms, factor * attack_ms, factor * release_ms)
     attack, release, slow_attack, slow_release = (rise_time_to_coefficient(t, sample_rate) for t in times)
     shelf = (one, zero, zero)
@@ -244,13 +244,7 @@ def _staged(
         fast, slow, heard = signals.unbind(1)
         mix = coefficients.detach()[:, 7, None]
         level_db = amplitude_to_db(heard.abs())
-        ratio = rows["ratio"].detach()[:, None]
-        # The slope of a feedback curve, R − 1, is that of a ratio of 1 / (2 − R) as the curve counts it.
-        target_db = static_gain_db(
-            level_db,
-            rows["threshold_db"].detach()[:, None],
-            1.0 / (2.0 - ratio) if params.feedback else ratio,
-            rows["knee_db"].detach()[:, None],
-        )
+        threshold, slope, knee = coefficients.detach()[:, :3, None].unbind(1)
+        target_db = sloped_gain_db(level_db, threshold, slope, knee)
         return CompressorTrace(output.detach(), level_db, target_db, fast + mix * (slow - fast), after.detach())
     return (output, after) if return_state else output

@@ -30,7 +30,17 @@ def static_gain_db(level_db: Tensor, threshold_db: Tensor, ratio: Tensor, knee_d
     References:
         Giannoulis, Massberg & Reiss 2012, "Digital Dynamic Range Compressor Design", J. Audio Eng. Soc. 60(6), eq. 4.
     """
-    slope = 1.0 - 1.0 / ratio
+    return sloped_gain_db(level_db, threshold_db, slope_of(ratio, feedback=False), knee_db)
+
+
+def slope_of(ratio: Tensor, feedback: bool) -> Tensor:
+    """dB of gain reduction per dB over the threshold that lead to a ratio: 1 − 1/ratio, or ratio − 1 where the curve
+    hears the output (Giannoulis, Massberg & Reiss 2012, sec. 2.1)."""
+    return ratio - 1.0 if feedback else 1.0 - 1.0 / ratio
+
+
+def sloped_gain_db(level_db: Tensor, threshold_db: Tensor, slope: Tensor, knee_db: Tensor) -> Tensor:
+    """:func:`static_gain_db` with its slope s given."""
     excess = level_db - threshold_db
     # Outside the knee its branch is fed harmless numbers: what `where` discards still has a gradient, and dividing by a
     # width of nothing would make that NaN.

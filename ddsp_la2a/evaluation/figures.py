@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
-from ddsp_la2a.dsp.curve import static_gain_db
+from ddsp_la2a.dsp.curve import slope_of, sloped_gain_db
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.evaluation.style import STYLE, by_switches, column_of, in_words, new_axes
 from ddsp_la2a.files import replacing
@@ -193,8 +193,7 @@ def static_curves(model: GreyBox, positions: Sequence[float] = (), title: str = 
             labels = card[columns[knobs[number].name]] if knobs else [np.nan]
             for at, row, shade in zip(labels, rows, shades, strict=True):
                 # Fed back, the curve hears the output: each output level has the input that leads to it.
-                slope_of = 1.0 / (2.0 - row[1]) if model.stages.feedback else row[1]
-                gain = static_gain_db(level_db, row[0], slope_of, row[2])
+                gain = sloped_gain_db(level_db, row[0], slope_of(row[1], model.stages.feedback), row[2])
                 heard = (level_db - gain, level_db) if model.stages.feedback else (level_db, level_db + gain)
                 axis.plot(heard[0], heard[1] + row[3], color=shade, label=f"{at:g}")
             axis.plot(level_db, level_db, color="#999999", lw=0.8, ls=":")
