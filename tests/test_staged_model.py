@@ -92,10 +92,7 @@ def test_a_new_one_starts_as_the_table_of_parameters_says(stages: Stages) -> Non
     found = {name: value.item() for name, value in box.params(0, 50).numbers().items()}
     expected = {p.name: p.start for p in (*CARD_PARAMETERS, *stages.parameters) if p not in TAPS}
     assert found == pytest.approx(expected)
-    chosen = box.output_filter()
-    assert (chosen is not None) == stages.output_filter
-    if chosen is not None:
-        assert chosen.coefficients.tolist() == [0.0] * 5
+    assert box.output_filter().coefficients.tolist() == [0.0] * 5
 
 
 @every
@@ -256,13 +253,15 @@ def test_every_setting_of_a_table_has_its_own_filter() -> None:
         found = box.output_filter(compress_or_limit=1, peak_reduction=knob)
         assert found is not None
         assert found.coefficients.tolist() == pytest.approx([share * value for value in FILTER.values()])
-    with pytest.raises(ValueError, match="output_filter: expected the positions of all controls"):
+    with pytest.raises(ValueError, match="expected a position for each of compress_or_limit, peak_reduction, got none"):
         box.output_filter()
 
 
 @kinds
-def test_without_the_stage_there_is_none(kind: str) -> None:
-    assert model_of(kind, PLAIN).output_filter(**LIMIT_65) is None
+def test_without_the_stage_there_is_neither_delay_nor_colour(kind: str) -> None:
+    chosen = model_of(kind, PLAIN).output_filter(**LIMIT_65)
+    assert chosen.delay_us == 0.0
+    assert chosen.response([20.0, 1000.0, 20000.0]).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_positions_of_a_filter_are_checked() -> None:

@@ -274,7 +274,7 @@ class GreyBox(nn.Module):
 
     def middle(self) -> dict[str, float]:
         """The fitted setting nearest to the middle of the knobs' ranges; the middle itself where none is known."""
-        middle = [(control.low + control.high) / 2 for control in self.controls]
+        middle = [(c.low + c.high) / 2 if c.kind == "continuous" else c.low for c in self.controls]
         seen = self.info.get("settings_seen") or [middle]
         knobs = [number for number, control in enumerate(self.controls) if control.kind == "continuous"]
         along = np.asarray(seen, dtype=np.float64)[:, knobs]
