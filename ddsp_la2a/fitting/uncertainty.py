@@ -74,10 +74,10 @@ def covariance(hessian: Array, meat: Array, precision: Array, variance: Array, b
     # Unit diagonal: what hardly matters must not be lost to rounding.
     scale = 1.0 / np.sqrt(np.diag(hessian) + precision)
     values, vectors = np.linalg.eigh((hessian + np.diag(precision)) * scale[:, None] * scale)
-    inverse = vectors / values.clip(_ROUNDING) @ vectors.T * scale[:, None] * scale
-    determined = float(np.trace(inverse @ hessian))
+    inverse = vectors / values.clip(_ROUNDING) @ vectors.T
+    determined = float(np.trace(inverse @ (hessian * scale[:, None] * scale)))
     freedom = max(blocks - determined, 1.0)
     few = blocks / freedom * (student.ppf(0.975, freedom) / 1.96) ** 2
-    spread, directions = np.linalg.eigh(few * meat + np.diag(precision**2 * variance))
-    root = inverse @ directions * np.sqrt(spread.clip(0.0))  # no variance is negative
+    spread, directions = np.linalg.eigh((few * meat + np.diag(precision**2 * variance)) * scale[:, None] * scale)
+    root = scale[:, None] * (inverse @ directions * np.sqrt(spread.clip(0.0)))  # no variance is negative
     return np.asarray(root @ root.T)
