@@ -4,7 +4,8 @@ All but ``la.fit`` start where the published fits did (threshold −36 dB, ratio
 make-up); all minimise Σ e² / Σ y², DC-filtered, without the first second, in the same unconstrained coordinates:
 
 - Gauss–Newton: Levenberg–Marquardt steps with a hard knee (five parameters) and with a free one from 6 dB (six);
-- ``la.fit(per_setting=True)`` as a user calls it: 64 spread starts, all reading and the covariance are in its time;
+- ``la.fit(per_setting=True)`` as a user calls it, but without stages: 64 spread starts, all reading and the covariance
+  are in its time;
 - Newton as in Yu & Fazekas 2025 (arXiv 2509.10706): Hessian through torchcomp's ``compexp_gain``, row by row (a second
   backward pass for every parameter), on chunks of 12 s whose first second is a warm-up. It gets the damping and limits
   of Gauss–Newton, its indefinite Hessian the absolute eigenvalues; a step that fails costs no Hessian;
@@ -40,6 +41,7 @@ from ddsp_la2a.fitting.least_squares import Quadratic, levenberg_marquardt
 from ddsp_la2a.fitting.losses import dc_filter
 from ddsp_la2a.fitting.recordings import Recordings
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, Parameter
+from ddsp_la2a.model.stages import PLAIN
 from ddsp_la2a.simulated_unit import SimulatedLA2A
 from ddsp_la2a.simulated_unit.programme import render_programme
 from ddsp_la2a.units import db_to_amplitude, rise_time_to_coefficient
@@ -128,7 +130,7 @@ def gauss_newton(take: pd.DataFrame, cap_s: float, coordinates: Coordinates) -> 
 
 
 def as_user(take: pd.DataFrame) -> Result:
-    began, fit = time.monotonic(), la.fit(take, per_setting=True)
+    began, fit = time.monotonic(), la.fit(take, per_setting=True, stages=PLAIN)
     row = {"method": "la.fit(per_setting=True)", "parameters": len(SIX), "steps": len(fit.history)}
     row["seconds"] = np.array([time.monotonic() - began])
     best = {name: value.item() for name, value in fit.model.params(0, 70).numbers().items()}

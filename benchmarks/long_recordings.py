@@ -26,6 +26,7 @@ import torch
 
 import ddsp_la2a as la
 from ddsp_la2a.data.audio import read_blocks
+from ddsp_la2a.model.stages import PLAIN
 from ddsp_la2a.simulated_unit.programme import render_programme
 
 _RATE, _MINUTES = 44100, 20
@@ -68,7 +69,7 @@ def main(folder: Path) -> None:
     print(f"{len(frame)} recordings; reading every file once, one thread: {seconds_to_read(frame):.0f} s", flush=True)
     for per_setting in (True, False):
         started = time.monotonic()
-        result = la.fit(frame, per_setting=per_setting)
+        result = la.fit(frame, per_setting=per_setting, stages=PLAIN)
         seconds = time.monotonic() - started
         memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         stages = result.history.groupby("stage", sort=False)
