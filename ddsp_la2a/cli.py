@@ -26,7 +26,7 @@ from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.data.index import write_frame
 from ddsp_la2a.data.splits import PROTOCOLS, split_by
-from ddsp_la2a.dsp.kernels import needs_compiling
+from ddsp_la2a.dsp.staged_kernels import needs_compiling
 from ddsp_la2a.evaluation.evaluate import summary
 from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.fit import METHODS

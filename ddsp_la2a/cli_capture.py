@@ -9,8 +9,8 @@ import click
 
 from ddsp_la2a.console import bar, say
 from ddsp_la2a.controls import parse_controls
-from ddsp_la2a.data.capture import index_captures, with_relative_paths, write_stimulus
-from ddsp_la2a.data.frame import SOURCES
+from ddsp_la2a.data.capture import index_captures, write_stimulus
+from ddsp_la2a.data.frame import SOURCES, with_relative_paths
 from ddsp_la2a.files import replacing
 
 

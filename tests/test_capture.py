@@ -20,8 +20,9 @@ import ddsp_la2a as la
 from baselines.numpy_compressor import compressor
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, parse_controls
 from ddsp_la2a.data import capture
-from ddsp_la2a.data.capture import REPORT_COLUMNS, index_captures, with_relative_paths, write_stimulus
+from ddsp_la2a.data.capture import REPORT_COLUMNS, index_captures, write_stimulus
 from ddsp_la2a.data.capture_names import setting_of
+from ddsp_la2a.data.frame import with_relative_paths
 from ddsp_la2a.data.stimulus import read_stimulus
 
 FS = 8000

@@ -147,18 +147,6 @@ def index_captures(
     return pd.DataFrame(rows)
 
 
-def with_relative_paths(frame: pd.DataFrame, csv_path: str | Path) -> pd.DataFrame:
-    """The frame with the paths below a CSV file's folder relative to it, so that the folder can be moved."""
-    folder = Path(csv_path).resolve().parent
-    table = frame.copy()
-    for column in ("raw_audio_path", "processed_audio_path"):
-        files = [Path(value) for value in table[column]]
-        table[column] = [
-            (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files
-        ]
-    return table
-
-
 def _placed(path: Path, played: np.ndarray, sample_rate: int) -> Placement:
     """Where the stimulus stands in a recording that can be used."""
     for _, severity, value, advice in header_faults(path):

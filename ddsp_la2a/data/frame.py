@@ -113,6 +113,18 @@ def validated(
     return clean
 
 
+def with_relative_paths(frame: pd.DataFrame, csv_path: str | Path) -> pd.DataFrame:
+    """The frame with the paths below a CSV file's folder relative to it, so that the folder can be moved."""
+    folder = Path(csv_path).resolve().parent
+    table = frame.copy()
+    for column in _PATHS:
+        files = [Path(value) for value in table[column]]
+        table[column] = [
+            (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files
+        ]
+    return table
+
+
 def stretch(row: Mapping[Any, Any]) -> tuple[int, int, int]:
     """What a row of a frame covers: its stretch, or all that its two files have in common.
 

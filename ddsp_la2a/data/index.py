@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
-from ddsp_la2a.data.frame import SOURCES, columns, validated
+from ddsp_la2a.data.frame import SOURCES, columns, validated, with_relative_paths
 from ddsp_la2a.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -126,13 +126,7 @@ def write_frame(frame: pd.DataFrame, path: str | Path, controls: Sequence[Contro
         ValueError: the frame isn't valid, or there is no such folder.
     """
     path = Path(path)
-    folder = path.resolve().parent
-    table = read_frame(frame, controls)
-    for column in ("raw_audio_path", "processed_audio_path"):
-        files = [Path(value) for value in table[column]]
-        table[column] = [
-            (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files
-        ]
+    table = with_relative_paths(read_frame(frame, controls), path)
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
 

@@ -8,7 +8,6 @@ accumulated is float64, because a release of seconds has a pole so near one that
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -326,11 +325,3 @@ def add_products(signals, products):
             for n in range(signals.shape[1]):
                 total += signals[i, n] * signals[j, n]
             products[i, j] += total
-
-
-def needs_compiling() -> bool:
-    """Whether the first call will wait for the compiler: nothing compiled in this process and nothing in the cache."""
-    if compress_forward.signatures:
-        return False
-    folder = compress_forward.stats.cache_path
-    return folder is None or not any(Path(folder).glob("kernels.compress_forward-*.nbi"))

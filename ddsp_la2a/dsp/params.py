@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,3 +95,27 @@ class CompressorParams:
     def is_plain(self) -> bool:
         """Whether every stage is off."""
         return self.slow_factor is None and self.shelf_db is None and not self.feedback and self.output_filter is None
+
+
+def one_number_each(params: CompressorParams, sample_rate: float) -> CompressorParams:
+    """The same, every parameter a float64 number, the output filter the one of this sample rate.
+
+    Raises:
+        ValueError: there are several numbers for one parameter.
+    """
+    numbers: dict[str, Any] = {name: _number(name, value) for name, value in params.numbers().items()}
+    chosen = params.output_filter
+    if chosen is not None:
+        chosen = chosen.at(sample_rate)
+        shape = tuple(chosen.coefficients.shape)
+        if len(shape) > 1 and shape[0] != 1:
+            raise ValueError(f"output_filter: expected one filter for all channels, got coefficients of shape {shape}")
+        chosen = replace(chosen, coefficients=chosen.coefficients.reshape(shape[-1]))
+    return replace(params, **numbers, output_filter=chosen)
+
+
+def _number(name: str, value: torch.Tensor | float) -> float:
+    tensor = torch.as_tensor(value, dtype=torch.float64).detach()
+    if tensor.numel() != 1:
+        raise ValueError(f"{name}: expected a number, one for all channels, got shape {tuple(tensor.shape)}")
+    return float(tensor)

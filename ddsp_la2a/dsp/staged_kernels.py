@@ -17,6 +17,7 @@ Conventions as in ``kernels``.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -373,3 +374,11 @@ def _add_taps(taps, known, slow, filtered):
         late = known[memory - k :]
         for n in range(len(slow)):
             filtered[n] += taps[k] * late[n]
+
+
+def needs_compiling() -> bool:
+    """Whether the first call will wait for the compiler: nothing compiled in this process and nothing in the cache."""
+    if staged_forward.signatures:
+        return False
+    folder = staged_forward.stats.cache_path
+    return folder is None or not any(Path(folder).glob("staged_kernels.staged_forward-*.nbi"))

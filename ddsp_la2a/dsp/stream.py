@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ddsp_la2a.dsp import output_stage
 from ddsp_la2a.dsp.checks import check_sample_rate
-from ddsp_la2a.dsp.compressor import CompressorParams, check_reference, rest_state, stage_coefficients
+from ddsp_la2a.dsp.compressor import check_reference, rest_state, stage_coefficients
 from ddsp_la2a.dsp.kernels import smooth_forward
+from ddsp_la2a.dsp.params import CompressorParams, one_number_each
 from ddsp_la2a.dsp.staged_kernels import COEFFICIENTS, staged_forward, staged_linked
 from ddsp_la2a.units import amplitude_to_db
 
@@ -122,30 +119,6 @@ class Stream:
         if samples:
             self._state[:, 4 + memory] = slow[:, -1]
         return output
-
-
-def one_number_each(params: CompressorParams, sample_rate: float) -> CompressorParams:
-    """The same, every parameter a float64 number, the output filter the one of this sample rate.
-
-    Raises:
-        ValueError: there are several numbers for one parameter.
-    """
-    numbers: dict[str, Any] = {name: _number(name, value) for name, value in params.numbers().items()}
-    chosen = params.output_filter
-    if chosen is not None:
-        chosen = chosen.at(sample_rate)
-        shape = tuple(chosen.coefficients.shape)
-        if len(shape) > 1 and shape[0] != 1:
-            raise ValueError(f"output_filter: expected one filter for all channels, got coefficients of shape {shape}")
-        chosen = replace(chosen, coefficients=chosen.coefficients.reshape(shape[-1]))
-    return replace(params, **numbers, output_filter=chosen)
-
-
-def _number(name: str, value: torch.Tensor | float) -> float:
-    tensor = torch.as_tensor(value, dtype=torch.float64).detach()
-    if tensor.numel() != 1:
-        raise ValueError(f"{name}: expected a number, one for all channels, got shape {tuple(tensor.shape)}")
-    return float(tensor)
 
 
 _NOT_KEPT = np.empty((0, 3, 0))

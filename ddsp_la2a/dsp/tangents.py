@@ -18,8 +18,7 @@ from ddsp_la2a.dsp import kernels, staged_kernels
 from ddsp_la2a.dsp.checks import check_sample_rate
 from ddsp_la2a.dsp.compressor import check_reference, stage_coefficients
 from ddsp_la2a.dsp.output_stage import OutputFilter, slow_coefficient
-from ddsp_la2a.dsp.params import CompressorParams
-from ddsp_la2a.dsp.stream import one_number_each
+from ddsp_la2a.dsp.params import CompressorParams, one_number_each
 from ddsp_la2a.units import DB_PER_NEPER
 
 Array = NDArray[np.float64]
