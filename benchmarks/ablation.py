@@ -2,10 +2,11 @@
 
     python -m benchmarks.ablation [inner excerpts clips cl1b lv2 demo] [--out FOLDER]
 
-Without names all are run; some 20 minutes. Real recordings are looked for in ``../shared/audio``, the plug-in needs
+Without names all are run, about an hour. Real recordings are looked for in ``../shared/audio``, the plug-in needs
 ``lv2apply`` (see ``benchmarks.lv2_device``); what isn't there is left out, and said so. FOLDER receives
-``ablation.csv``: the columns of ``scores.csv`` and, for every row, the data, the stages, what they were fitted to and
-the share of the parameters that the fit calls identifiable at the settings it saw.
+``ablation.csv``, which grows by every trial that is done; rows of data that aren't run this time stay. It holds the
+columns of ``scores.csv`` and, for every row, the data, the stages, what they were fitted to and the share of the
+parameters that the fit calls identifiable at the settings it saw.
 """
 
 from __future__ import annotations
@@ -172,6 +173,15 @@ def _trials(name: str, folder: Path) -> list[Trial]:
     return makers[name]()
 
 
+def _write(scored: pd.DataFrame, path: Path) -> None:
+    """Write these rows, and keep what the file has of other data."""
+    if path.is_file():
+        before = pd.read_csv(path)
+        scored = pd.concat([before[~before["data"].isin(scored["data"])], scored], ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scored.to_csv(path, index=False)
+
+
 def main() -> None:
     """Print the tables."""
     names = ("inner", "excerpts", "clips", "cl1b", "lv2", "demo")
@@ -179,19 +189,18 @@ def main() -> None:
     parser.add_argument("data", nargs="*", choices=[[], *names], help="all unless named")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    found = []
+    found: list[pd.DataFrame] = []
     for name in arguments.data or names:
         with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # settings that a table has to hold are marked in the scores
             for trial in _trials(name, Path(scratch)):
                 print(f"{trial.data}, {trial.protocol}", flush=True)
                 found.append(run(trial))
+                if arguments.out is not None:
+                    _write(pd.concat(found, ignore_index=True), arguments.out / "ablation.csv")
     if not found:
         return
     scored = pd.concat(found, ignore_index=True)
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        scored.to_csv(arguments.out / "ablation.csv", index=False)
     with pd.option_context("display.width", 250, "display.max_rows", None):
         print(summarised(scored))
 
