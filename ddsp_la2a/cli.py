@@ -27,7 +27,7 @@ from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.data.index import write_frame
 from ddsp_la2a.data.splits import PROTOCOLS, split_by
 from ddsp_la2a.dsp.staged_kernels import needs_compiling
-from ddsp_la2a.evaluation.evaluate import summary
+from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, summary
 from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.fit import METHODS
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
@@ -113,7 +113,10 @@ def _print_summary(scored: pd.DataFrame) -> None:
     for name in ("esr_dc_filtered", "worst", "esr_best_gain"):
         table[name] = (100.0 * table[name]).map("{:.2f} %".format)
     names = {"esr_dc_filtered": "mean error", "worst": "worst error", "esr_best_gain": "at best gain"}
-    shown = table.rename(columns=names).drop(columns=["ldr_difference_db", "lufs_difference"])
+    hidden = ["ldr_difference_db", "lufs_difference", "best_seed", "worst_seed"]
+    if (table["seeds"] == 1).all():
+        hidden.append("seeds")
+    shown = table.rename(columns=names).drop(columns=hidden)
     shown = shown.astype({"parameters": "Int64"})
     formats = {
         "gain_offset_db": "{:+.2f}",
@@ -197,7 +200,7 @@ def fit(
         result = _fitted(frame, out, **how, **settings)
         _say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
         if (frame["split"] == "test").any() and not result.interrupted:
-            names = workflow.suitable(workflow.LINEAR_ROWS, unit)
+            names = workflow.suitable(PROTOCOL_ROWS, unit)
             _scored(result, frame, out, names, protocol=split, budget_s=0.0, seed=seed)
 
 
@@ -242,7 +245,10 @@ def evaluate(
 @command.command()
 @_source
 @_out_folder
-@click.option("--models", help="Comma-separated; default: all that are installed and know the unit.")
+@click.option(
+    "--models",
+    help="Comma-separated, beside identity and published; default: all that are installed and know the unit.",
+)
 @_controls
 @_stages
 @_split
@@ -261,7 +267,8 @@ def compare(
     """Fit the grey box and its rivals on the same rows and score them all."""
     unit = controls or LA2A_CONTROLS
     all_names = workflow.suitable(workflow.baseline_names(), unit)
-    names = [name.strip() for name in models.split(",")] if models else all_names
+    wanted = [name.strip() for name in models.split(",")] if models else all_names
+    names = [*dict.fromkeys([*workflow.suitable(PROTOCOL_ROWS, unit), *wanted])]
     workflow.refuse_unknown(names)
     with workflow.new_folder(out):
         _compare(_checked(source, unit), out, names, unit, stages, split, seed, budget)

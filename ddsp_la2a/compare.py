@@ -16,7 +16,7 @@ from ddsp_la2a.data.check import apply_findings, check
 from ddsp_la2a.data.frame import positions_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import figures
-from ddsp_la2a.evaluation.evaluate import Model, evaluate
+from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, Model, evaluate
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.fit import FitResult
@@ -26,12 +26,9 @@ from ddsp_la2a.model.grey_box import GreyBox
 ENTRY_POINT_GROUP = "ddsp_la2a.models"
 GREY_BOX = "grey-box"
 
-LINEAR_ROWS = ("identity", "identity-filter", "published-gain", "published-filter")
-"""What every table on real recordings holds beside the models themselves; these cost next to nothing."""
-
 _LA2A_ROWS = ("published-gain", "published-filter")
 
-DEMO_ROWS = (*LINEAR_ROWS, "numpy-single", "lstm-32")
+DEMO_ROWS = (*PROTOCOL_ROWS, "numpy-single", "lstm-32")
 
 
 @contextmanager

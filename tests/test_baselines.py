@@ -21,9 +21,10 @@ from baselines.numpy_compressor import NumpyCompressor
 from baselines.output_filter import Filtered
 from baselines.published import Published
 from baselines.registry import FILTER_TAPS, nearest_setting, numpy_single
-from ddsp_la2a.compare import DEMO_ROWS, ENTRY_POINT_GROUP, LINEAR_ROWS, baseline_names, build_baselines, suitable
+from ddsp_la2a.compare import DEMO_ROWS, ENTRY_POINT_GROUP, baseline_names, build_baselines, suitable
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.segments import SegmentDataset
+from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS
 from ddsp_la2a.evaluation.metrics import DC_FILTER
 from ddsp_la2a.fitting.gradient import validation_error
 
@@ -346,7 +347,7 @@ def test_lstm_without_rows_to_train_on(frame):
 
 def test_registered_names():
     assert baseline_names() == NAMES
-    assert set(LINEAR_ROWS) < set(DEMO_ROWS) < set(NAMES)
+    assert set(PROTOCOL_ROWS) < set(DEMO_ROWS) < set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

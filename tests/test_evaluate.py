@@ -12,7 +12,15 @@ import soundfile
 import ddsp_la2a as la
 from baselines.identity import Identity
 from baselines.registry import identity_filter
-from ddsp_la2a.evaluation.evaluate import LEAD_IN_S, SKIP_S, columns, summary
+from ddsp_la2a.evaluation.evaluate import (
+    LEAD_IN_S,
+    PROTOCOL_ROWS,
+    SKIP_S,
+    columns,
+    mean_error,
+    missing_rows,
+    summary,
+)
 from ddsp_la2a.evaluation.metrics import SCORE_COLUMNS, esr_dc_filtered
 
 RATE = 8000
@@ -273,6 +281,33 @@ def test_no_mean_runs_across_sources_or_protocols(scored):
     assert table.loc[("simulated", "shipped", "a"), "esr_dc_filtered"] == 0.5
     assert table.loc[("hardware", "later-in-time", "a"), "esr_dc_filtered"] == 0.2
     assert table["recordings"].sum() == len(scored)
+
+
+@pytest.mark.parametrize("name", ["source", "protocol", "model"])
+def test_a_mean_across_sources_is_refused(scored, name):
+    mixed = scored[scored["model"] == "a"].assign(source="hardware", protocol="shipped", model="a")
+    assert mean_error(mixed) == pytest.approx(0.185)
+    with pytest.raises(ValueError, match=f"expected rows of one {name}, got one, other; no mean runs across them"):
+        mean_error(mixed.assign(**{name: ["one", "one", "one", "other"]}))
+
+
+def test_seeds_are_means_of_their_own(scored):
+    one, other = (scored[scored["protocol"] == "shipped"].assign(seed=seed) for seed in (0, 7))
+    other["esr_dc_filtered"] *= 3.0
+    row = summary(pd.concat([one, other.assign(converged=False)])).loc[("hardware", "shipped", "a")]
+    assert row[["recordings", "seeds"]].tolist() == [2, 2]
+    assert row[["esr_dc_filtered", "best_seed", "worst_seed", "worst"]].tolist() == pytest.approx(
+        [0.04, 0.02, 0.06, 0.09]
+    )
+    assert not row["converged"]
+
+
+def test_rows_that_no_table_may_leave_out(scored):
+    assert missing_rows(scored) == list(PROTOCOL_ROWS)
+    full = pd.concat([scored.assign(model=name) for name in PROTOCOL_ROWS])
+    assert missing_rows(full) == []
+    simulated = full["source"] == "simulated"
+    assert missing_rows(full[~(simulated & (full["model"] == "identity-filter"))]) == ["identity-filter"]
 
 
 def test_summary_of_an_evaluation(frame, known_unit):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.audio import read_audio
 from ddsp_la2a.data.frame import positions_of, stretch
 from ddsp_la2a.data.index import read_frame
+from ddsp_la2a.evaluation.bootstrap import BLOCK_COLUMNS, block_energies
 from ddsp_la2a.evaluation.metrics import SCORE_COLUMNS, scores
 from ddsp_la2a.units import seconds_to_frames
 
@@ -46,31 +47,65 @@ class Model(Protocol):
         ...
 
 
+Models = Mapping[str, Model | Sequence[Model]]
+"""By name; several of one name were trained from different seeds, which their ``info`` says."""
+
+
+@overload
 def evaluate(
-    models: Mapping[str, Model],
+    models: Models,
+    frame: pd.DataFrame | str | Path,
+    *,
+    controls: Sequence[Control] = ...,
+    split: str = ...,
+    protocol: str = ...,
+    return_blocks: Literal[False] = ...,
+    progress: bool = ...,
+) -> pd.DataFrame: ...
+
+
+@overload
+def evaluate(
+    models: Models,
+    frame: pd.DataFrame | str | Path,
+    *,
+    controls: Sequence[Control] = ...,
+    split: str = ...,
+    protocol: str = ...,
+    return_blocks: Literal[True],
+    progress: bool = ...,
+) -> tuple[pd.DataFrame, pd.DataFrame]: ...
+
+
+def evaluate(
+    models: Models,
     frame: pd.DataFrame | str | Path,
     *,
     controls: Sequence[Control] = LA2A_CONTROLS,
     split: str = "test",
     protocol: str = "shipped",
+    return_blocks: bool = False,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> Any:
     """Score models on the rows of one split; nothing is adapted to what is scored.
 
     A row that starts at a recording's beginning is processed from rest and scored from 1 s on. A row that starts within
     a recording is processed with up to 30 s of what comes before, and scored from its start on.
 
     Args:
-        models: name → anything with ``process``; see :class:`Model`.
+        models: name → anything with ``process``, see :class:`Model`; or several, trained from different seeds.
         frame: a folder, a saved ``frame.csv`` or a DataFrame.
         controls: of the unit.
         split: which rows.
         protocol: goes into the column of that name.
+        return_blocks: give the energies of every second too, which :func:`~ddsp_la2a.evaluation.bootstrap
+            .paired_intervals` draws from.
         progress: show a bar.
 
     Returns:
         one row a recording and model with the :func:`columns`; the metrics are defined in
         :mod:`ddsp_la2a.evaluation.metrics`. ``real_time_factor`` is seconds of audio per second of ``process``.
+        Where asked for, also the blocks, with :data:`~ddsp_la2a.evaluation.bootstrap.BLOCK_COLUMNS`.
 
     Raises:
         ValueError: no models, no rows of that split, or a model's output of another length than its input.
@@ -82,13 +117,17 @@ def evaluate(
     chosen = rows[rows["split"] == split].reset_index(drop=True)
     if chosen.empty:
         raise ValueError(f"frame: expected rows whose split is {split!r}, got {', '.join(sorted(set(rows['split'])))}")
-    scored = []
-    with tqdm(total=len(chosen) * len(models), desc="evaluate", unit="score", disable=not progress) as bar:
+    each = [
+        (name, one) for name, given in models.items() for one in (given if isinstance(given, Sequence) else [given])
+    ]
+    scored, blocks = [], []
+    with tqdm(total=len(chosen) * len(each), desc="evaluate", unit="score", disable=not progress) as bar:
         for row in ({str(k): v for k, v in record.items()} for record in chosen.to_dict("records")):
             raw, target, sample_rate, start, offset = _read(row)
-            for name, model in models.items():
+            setting = positions_of(row, controls)
+            for name, model in each:
                 began = time.perf_counter()
-                output = np.asarray(model.process(raw, sample_rate, **positions_of(row, controls)))
+                output = np.asarray(model.process(raw, sample_rate, **setting))
                 seconds = time.perf_counter() - began
                 if output.shape != raw.shape:
                     raise ValueError(f"{name}: expected output of shape {raw.shape}, got {output.shape}")
@@ -97,11 +136,22 @@ def evaluate(
                     "protocol": protocol,
                     "scored_from_s": round((start + offset) / sample_rate, 3),
                     "real_time_factor": round(len(raw) / sample_rate / seconds, 1),
-                    **_described(model, tuple(positions_of(row, controls).values())),
+                    **_described(model, tuple(setting.values())),
                 }
                 scored.append({**row, **described, **scores(output, target, sample_rate, start=start)})
+                if return_blocks:
+                    energies = block_energies(output, target, sample_rate, start)
+                    blocks.append(energies.assign(**scored[-1], recording=_recording(scored[-1], controls)))
                 bar.update()
-    return pd.DataFrame(scored)[list(columns(controls))]
+    table = pd.DataFrame(scored)[list(columns(controls))]
+    return (table, pd.concat(blocks, ignore_index=True)[list(BLOCK_COLUMNS)]) if return_blocks else table
+
+
+def _recording(scored: Mapping[str, Any], controls: Sequence[Control]) -> str:
+    """What tells a scored stretch from all others."""
+    setting = ", ".join(f"{control.name} {scored[control.name]:g}" for control in controls)
+    take = f" take {scored['take']}" if scored["take"] else ""
+    return f"track {scored['track_id']}{take}, {setting}, from {scored['scored_from_s']:g} s"
 
 
 def _read(row: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32], int, int, int]:
@@ -125,28 +175,66 @@ def _described(model: Model, setting: tuple[float, ...]) -> dict[str, Any]:
     return found
 
 
+PROTOCOL_ROWS = ("identity", "identity-filter", "published-gain", "published-filter")
+"""Models that no table on real recordings of an LA-2A may leave out; what they leave is no compressor's merit."""
+
+
+def missing_rows(scored: pd.DataFrame) -> list[str]:
+    """Those of the :data:`PROTOCOL_ROWS` that a source and protocol of these scores of an LA-2A lack."""
+    groups = scored.groupby(["source", "protocol"])["model"].agg(set)
+    return [name for name in PROTOCOL_ROWS if any(name not in there for there in groups)]
+
+
+def mean_error(scored: pd.DataFrame, metric: str = "esr_dc_filtered") -> float:
+    """Arithmetic mean of one model's errors over recordings and seeds.
+
+    Args:
+        scored: rows of one model, source and protocol.
+        metric: column.
+
+    Raises:
+        ValueError: rows of several sources, protocols or models: their mean would mean nothing.
+    """
+    for name in ("source", "protocol", "model"):
+        several = set(scored[name])
+        if len(several) != 1:
+            raise ValueError(
+                f"scored: expected rows of one {name}, got {', '.join(sorted(several))}; no mean runs across them"
+            )
+    return float(scored[metric].mean())
+
+
 def summary(scored: pd.DataFrame) -> pd.DataFrame:
     """Arithmetic mean and worst case of the DC-filtered error per source, protocol and model, best first.
 
     Returns:
-        indexed by (source, protocol, model): ``recordings``, ``esr_dc_filtered`` and ``worst``,
-        ``esr_best_gain`` (one free gain on the scored seconds, for everybody), ``gain_offset_db``, ``mr_stft``,
-        ``lufs_difference``, ``ldr_difference_db``, ``parameters``, ``real_time_factor``, ``train_seconds``,
-        ``converged``. No mean runs across sources.
+        indexed by (source, protocol, model): ``recordings``, ``seeds``, ``esr_dc_filtered`` and ``worst`` (of any
+        recording and seed), ``best_seed`` and ``worst_seed`` (means over recordings), ``esr_best_gain`` (one free gain
+        on the scored seconds, for everybody), ``gain_offset_db``, ``mr_stft``, ``lufs_difference``,
+        ``ldr_difference_db``, ``parameters``, ``real_time_factor``, ``train_seconds`` (of one seed), ``converged`` (all
+        of them). No mean runs across sources.
     """
-    groups = scored.groupby(["source", "protocol", "model"], sort=False)
-    table = groups.agg(
-        recordings=("track_id", "size"),
-        esr_dc_filtered=("esr_dc_filtered", "mean"),
-        worst=("esr_dc_filtered", "max"),
-        esr_best_gain=("esr_best_gain", "mean"),
-        gain_offset_db=("gain_offset_db", "mean"),
-        mr_stft=("mr_stft", "mean"),
-        lufs_difference=("lufs_difference", "mean"),
-        ldr_difference_db=("ldr_difference_db", "mean"),
-        parameters=("parameters", "first"),
-        real_time_factor=("real_time_factor", "median"),
-        train_seconds=("train_seconds", "first"),
-        converged=("converged", "first"),
-    )
+    rows = []
+    for group, part in scored.groupby(["source", "protocol", "model"], sort=False):
+        by_seed = part["esr_dc_filtered"].groupby(part["seed"].astype("Float64"), dropna=False).mean()
+        averaged = ("gain_offset_db", "mr_stft", "lufs_difference", "ldr_difference_db")
+        known = part["converged"].dropna()
+        rows.append(
+            {
+                **dict(zip(("source", "protocol", "model"), group, strict=True)),
+                "recordings": len(part) // len(by_seed),
+                "seeds": len(by_seed),
+                "esr_dc_filtered": mean_error(part),
+                "worst": part["esr_dc_filtered"].max(),
+                "best_seed": by_seed.min(),
+                "worst_seed": by_seed.max(),
+                "esr_best_gain": mean_error(part, "esr_best_gain"),
+                **{name: part[name].mean() for name in averaged},
+                "parameters": part["parameters"].max(),
+                "real_time_factor": part["real_time_factor"].median(),
+                "train_seconds": part["train_seconds"].mean(),
+                "converged": bool(known.all()) if len(known) else None,
+            }
+        )
+    table = pd.DataFrame(rows).set_index(["source", "protocol", "model"])
     return table.sort_values(["source", "protocol", "esr_dc_filtered"])

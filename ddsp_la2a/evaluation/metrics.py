@@ -87,8 +87,21 @@ def esr_dc_filtered(estimate: NDArray[Any], target: NDArray[Any], *, start: int 
         C.-Y. Yu, G. Fazekas, "Sound matching an analogue levelling amplifier using the Newton-Raphson method",
         AES AIMLA 2025, arXiv 2509.10706.
     """
+    return _energy_ratio(*dc_filtered_frames(estimate, target, start=start))
+
+
+def dc_filtered_frames(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> tuple[Array, Array]:
+    """Error and target of the scored frames as :func:`esr_dc_filtered` takes them.
+
+    Args, Raises: as :func:`esr`.
+
+    Shape: (time,) → (time − start,) each.
+
+    Returns:
+        h∗(ŷ − y) and h∗y in float64; zeros for a target that is silent or constant on the scored frames.
+    """
     estimate, target = _pair(estimate, target, start)
-    return _energy_ratio(_without_dc(estimate - target, start), _without_dc(target, start))
+    return _without_dc(estimate - target, start), _without_dc(target, start)
 
 
 def esr_best_gain(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> float:
