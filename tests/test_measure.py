@@ -24,6 +24,7 @@ from ddsp_la2a.evaluation.measure import (
     step_response,
     tone_signal,
 )
+from ddsp_la2a.simulated_unit.unit import SimulatedLA2A
 
 LN9 = math.log(9.0)
 SETTINGS = {
@@ -141,6 +142,15 @@ def test_what_the_module_says_of_a_sine() -> None:
         assert 1.0 / np.polyfit(levels[line], (levels + gain)[line], 1)[0] == pytest.approx(ratio, abs=0.06)
 
 
+def test_a_threshold_below_the_quiet_level() -> None:
+    """The unit is back from it before the static curve begins, though slow to release."""
+    truth = {"threshold_db": -45.0, "ratio": 3.0, "knee_db": 8.0, "attack_ms": 5.0, "release_ms": 1500.0}
+    found = measure(Fast(**truth), 16000, waveform="square")
+    assert found["threshold_1db_dbfs"] == pytest.approx(threshold_of_1_db(-45.0, 3.0, 8.0), abs=0.02)
+    assert found["knee_width_db"] == pytest.approx(8.0, abs=0.05)
+    assert found["release_90_long_ms"] == pytest.approx(1500.0 * math.log(10.0) / LN9, rel=0.005)
+
+
 def test_attack_on_a_sine_is_that_of_the_gain() -> None:
     """Against the gain that the reference itself tells, averaged over the phases at which a passage may begin."""
     truth, rate, period = SETTINGS["soft"], 48000, 48
@@ -177,6 +187,29 @@ def coloured(output: np.ndarray) -> np.ndarray:
     b, a = signal.butter(1, 10.0, "highpass", fs=44100)
     output = signal.lfilter([0.1, 0.8, 0.1], [1.0], signal.lfilter(b, a, output))
     return -np.concatenate([np.zeros(146), output])[: len(output)]
+
+
+def test_a_feedback_detector_has_the_ratio_of_its_loop() -> None:
+    truth = {**SETTINGS["hard"], "threshold_db": -30.0, "ratio": 4.0, "attack_ms": 8.0}
+    found = measure(Fast(**truth, feedback=True), 16000, waveform="square")
+    assert found["ratio_measured"] == pytest.approx(4.0, rel=1e-3)
+    assert found["threshold_1db_dbfs"] == pytest.approx(-30.0 + 4.0 / 3.0, abs=0.02)
+    assert 8.0 / 4.0 < found["attack_10_90_ms"] < 8.0  # near its rest the loop is four times faster, far from it not
+
+
+def test_the_simulated_unit_releases_as_its_data_sheet_says() -> None:
+    """Simulated: half of the gain is back at once after a short passage, the rest takes seconds after a long one."""
+
+    class Unit:
+        def process(self, audio: np.ndarray, sample_rate: float, **positions: int) -> np.ndarray:
+            return SimulatedLA2A().record(audio, sample_rate, **positions)
+
+    found = measure(Unit(), 16000, compress_or_limit=0, peak_reduction=65)
+    assert found["not_measured"] == ""
+    assert found["release_50_short_ms"] < 100.0
+    assert found["release_90_long_ms"] > 1000.0
+    assert found["release_50_long_ms"] > 2.0 * found["release_50_short_ms"]
+    assert 2.0 < found["ratio_measured"] < 10.0
 
 
 def test_latency_polarity_and_colour_do_not_matter() -> None:
@@ -362,7 +395,7 @@ def test_the_tone(rate: float) -> None:
     assert period % 4 == 0
     assert 900.0 <= rate / period <= 1100.0
     assert np.abs(audio).max() == 1.0
-    assert len(audio) / rate == pytest.approx(63.55, abs=0.1)
+    assert len(audio) / rate == pytest.approx(68.55, abs=0.1)
     square = tone_signal(rate, "square")
     assert square.sum() == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_array_equal(np.abs(square).max(), 1.0)
@@ -374,11 +407,12 @@ def test_the_tone(rate: float) -> None:
         (lambda: tone_signal(4000), r"sample_rate: expected at least 8000 Hz, got 4000"),
         (lambda: tone_signal(math.nan), r"sample_rate: expected at least 8000 Hz, got nan"),
         (lambda: tone_signal(8000, "triangle"), r"waveform: expected sine or square, got 'triangle'"),
+        (lambda: la.Control("waveform"), r"control: expected a name of its own, got waveform"),
         (lambda: measure_recording(np.zeros(100), 8000), r"output: expected the shape of the test signal"),
         (lambda: measure(Through(lambda a: a[:-1]), 8000), r"model: expected output of shape"),
         (lambda: measure(la.load("published"), 8000), r"controls: expected a position for each of"),
     ],
-    ids=["rate", "nan", "waveform", "length", "shape", "positions"],
+    ids=["rate", "nan", "waveform", "control", "length", "shape", "positions"],
 )
 def test_mistakes_are_named(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

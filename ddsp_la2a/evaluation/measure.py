@@ -102,8 +102,8 @@ def measure(
     falls by more than 0.1 dB from one dB to the next (ratio, knee); full scale lies less than 10 dB above the threshold
     (ratio); the knee reaches beyond full scale, or no quadratic knee is nearer than 0.5 dB everywhere (knee); the loud
     passage takes less than 1 dB (attack, release); the attack takes longer than 0.25 s; the gain isn't back by that
-    share within 5 s after the short and 10 s after the long passage (release); the tone, or its
-    step from −40 to −6 dBFS, doesn't come out; NaN or infinity does.
+    share within 5 s after the short and 10 s after the long passage (release); the tone, or its step
+    from −40 to −6 dBFS, doesn't come out; NaN or infinity does.
 
     Shares of linear gain, since that is what attack and release of a textbook compressor smooth: with a 10–90 % time
     of t it has 50 % after t ln 2 / ln 9 and 90 % after t ln 10 / ln 9, however deep the reduction was, so that a
@@ -160,7 +160,7 @@ def static_curve(
     """Output over input level of the steady state, from −60 to 0 dBFS.
 
     Peak levels of the tone; each sounds for half a second and is read between 50 and 90 % of that. The unit has rested
-    before, while in :func:`measure` the levels come 10 s after the long loud passage.
+    before, while in :func:`measure` the levels come 15 s after the long loud passage.
 
     Args:
         model, sample_rate, waveform, positions: as in :func:`measure`.
@@ -244,7 +244,7 @@ def _processed(model: Model, audio: Array, sample_rate: float, positions: Mappin
 
 def _static_output_dbfs(output: Array, part: Part) -> Array:
     gain = tones.gains(output, part)
-    steady = [np.abs(gain[tones.steady(passage)].mean()) for passage in part.passages]
+    steady = [np.abs(gain[tones.steady(passage)].mean()) for passage in part.passages[1:]]
     return LEVELS_DBFS + np.asarray(amplitude_to_db(np.array(steady)))
 
 

@@ -11,7 +11,7 @@ attack                  0.5, 6       −6, −40
 attack, a quarter of a
 period ahead            0.5, 5       −6, −40
 long loud passage       5, 10        −6, −40
-static curve            61 × 0.5     −60, −59 … 0
+static curve            5, 61 × 0.5  −60, −60 … 0
 ======================= ============ =============
 
 Levels only rise where the static curve is read, so that a unit has to attack, which is quick, and never to release.
@@ -116,8 +116,9 @@ def passages(sample_rate: float, waveform: Waveform) -> Part:
 
 
 def levels(sample_rate: float, waveform: Waveform) -> Part:
-    """Second part: one passage for each of :data:`LEVELS_DBFS`."""
-    return _laid_out([(float(level), _LEVEL_S, False) for level in LEVELS_DBFS], sample_rate, waveform)
+    """Second part: one passage to recover at the lowest level, and one for each of :data:`LEVELS_DBFS`."""
+    steps = [(float(level), _LEVEL_S, False) for level in LEVELS_DBFS]
+    return _laid_out([(float(LEVELS_DBFS[0]), _SHORT_RECOVERY_S, False), *steps], sample_rate, waveform)
 
 
 def _laid_out(parts: list[tuple[float, float, bool]], sample_rate: float, waveform: Waveform) -> Part:
