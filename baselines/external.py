@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import string
 import subprocess
@@ -36,7 +37,8 @@ class External:
         timeout_s: longest time in seconds that one run may take.
 
     Raises:
-        ValueError: the template is empty, its quotes don't match, or a placeholder is unknown or missing.
+        ValueError: the template is empty, its quotes don't match, a placeholder is unknown or missing, or a control is
+            called input or output.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class External:
             raise ValueError("command: expected a program and its arguments, got nothing")
         found = {name for word in self._words for name in self._placeholders(word)}
         names = [control.name for control in self.controls]
+        if taken := [name for name in names if name in ("input", "output")]:
+            raise ValueError(f"controls: expected other names than input and output, which are files, got {taken[0]}")
         known = ["input", "output", "sample_rate", *names]
         in_braces = ", ".join(f"{{{name}}}" for name in known)
         if unknown := sorted(found - set(known)):
@@ -106,15 +110,18 @@ class External:
             raise ValueError(f"sample_rate: expected whole Hz, which is what a WAV file holds, got {sample_rate!r}")
         values = {"sample_rate": str(int(sample_rate))}
         for control, position in zip(self.controls, in_order(self.controls, positions), strict=True):
-            if not control.holds(position):
+            try:
+                number = float(position)
+            except (TypeError, ValueError):
+                number = math.nan
+            if not control.holds(number):
                 raise ValueError(f"{control.name}: expected {control.positions}, got {position!r}")
-            number = float(position)
             values[control.name] = str(int(number)) if number.is_integer() else repr(number)
         rows = [self._run(row, int(sample_rate), values) for row in np.atleast_2d(audio)]
         return np.array(rows, dtype=audio.dtype).reshape(audio.shape)
 
     def _run(self, audio: NDArray[np.floating], sample_rate: int, values: dict[str, str]) -> NDArray[np.floating]:
-        with tempfile.TemporaryDirectory(prefix="ddsp_la2a-") as folder:
+        with tempfile.TemporaryDirectory(prefix="ddsp_la2a-", ignore_cleanup_errors=True) as folder:
             source, target, said = (Path(folder) / name for name in ("input.wav", "output.wav", "said.txt"))
             soundfile.write(str(source), audio, sample_rate, "FLOAT")
             paths = {"input": str(source), "output": str(target)}

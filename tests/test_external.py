@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import shlex
 import sys
@@ -70,7 +71,7 @@ def test_what_the_program_is_called_with(tmp_path: Path, audio: np.ndarray) -> N
     rest = "--fs={sample_rate} 'two words; $(date) {{x}}' -k={peak_reduction},{compress_or_limit} `id`"
     model = External(f"{shlex.quote(sys.executable)} {shlex.quote(str(script))} {{input}} {{output}} {rest}")
     model.process(audio, 8000.0, compress_or_limit=0.0, peak_reduction=0.1)
-    words = eval(heard.read_text(encoding="utf-8"))
+    words = ast.literal_eval(heard.read_text(encoding="utf-8"))
     assert words[2:] == ["--fs=8000", "two words; $(date) {x}", "-k=0.1,0", "`id`"]
     assert not Path(words[0]).parent.exists()
 
@@ -149,6 +150,8 @@ def test_templates_that_can_not_work(template: str, message: str) -> None:
     ("given", "message"),
     [
         ({"peak_reduction": 101}, r"peak_reduction: expected 0 to 100, got 101"),
+        ({"peak_reduction": "65; reboot"}, r"peak_reduction: expected 0 to 100, got '65; reboot'"),
+        ({"peak_reduction": np.nan}, r"peak_reduction: expected 0 to 100, got nan"),
         ({"compress_or_limit": 0.5}, r"compress_or_limit: expected 0 or 1, got 0.5"),
         ({"gain": 1}, r"controls: expected a position for each of compress_or_limit, peak_reduction"),
         ({"sample_rate": 44100.5}, r"sample_rate: expected whole Hz"),
@@ -160,6 +163,11 @@ def test_templates_that_can_not_work(template: str, message: str) -> None:
 def test_what_is_refused_before_anything_runs(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         External(f"no-such-program {NAMES}").process(**{"audio": np.zeros(5), "sample_rate": 8000, **SETTING, **given})
+
+
+def test_controls_are_not_called_like_the_files() -> None:
+    with pytest.raises(ValueError, match=r"controls: expected other names than input and output, .* got input"):
+        External("x {input} {output}", [la.Control("input")])
 
 
 def test_a_timeout_is_a_time() -> None:
