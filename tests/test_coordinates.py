@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.fitting.coordinates import CARD, Coordinates
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, PARAMETERS, SHELF_HZ, SLOW_FACTOR, TAPS
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, SHELF_HZ, SLOW_FACTOR, TAPS
 from ddsp_la2a.model.stages import PLAIN, Stages, stages_text
 
 RATE = 44100.0
@@ -132,26 +133,30 @@ def test_at_the_limit_every_parameter_is_at_an_end_of_its_range(stages: Stages) 
 
 
 @EVERY
-def test_staged_starts_keep_the_plain_point_and_try_both_sides(stages: Stages) -> None:
-    plain = Coordinates(PLAIN, RATE)
-    point = somewhere(plain, 5)
+@pytest.mark.parametrize("filtered", [False, True])
+def test_staged_starts_keep_the_point_and_try_both_sides(stages: Stages, filtered: bool) -> None:
+    of = Coordinates(replace(PLAIN, output_filter=filtered and stages.output_filter), RATE)
+    point = somewhere(of, 5)
     coordinates = Coordinates(stages, RATE)
-    starts = coordinates.staged_starts(point)
+    starts = coordinates.staged_starts(point, of)
     assert len(starts) == 2 ** (stages.slow_release + stages.shelf)
     values = [coordinates.values(start) for start in starts]
     for start in starts:
-        np.testing.assert_array_equal(start[: CARD + 1], point)
+        kept = [coordinates.parameters.index(p) for p in of.parameters]
+        np.testing.assert_array_equal(start[kept], point)
         assert start.shape == coordinates.start.shape
     tried = {tuple(round(v[p.name], 6) for p in (SLOW_FACTOR, SHELF_HZ) if p.name in v) for v in values}
     expected = itertools.product(
         *([(6.0, 40.0)] if stages.slow_release else []), *([(100.0, 2000.0)] if stages.shelf else [])
     )
     assert tried == set(expected)
-    others = [p for p in PARAMETERS[CARD + 1 :] if p.name in values[0] and p not in (SLOW_FACTOR, SHELF_HZ)]
+    known = {*of.parameters, SLOW_FACTOR, SHELF_HZ}
+    others = [p for p in coordinates.parameters if p not in known]
     assert all(v[p.name] == pytest.approx(p.start, abs=1e-12) for v in values for p in others)
 
 
 def test_starts_of_a_compressor_without_stages_are_the_point_itself() -> None:
     point = somewhere(Coordinates(PLAIN, RATE), 6)
-    (start,) = Coordinates(PLAIN, RATE).staged_starts(point)
+    plain = Coordinates(PLAIN, RATE)
+    (start,) = plain.staged_starts(point, plain)
     np.testing.assert_array_equal(start, point)

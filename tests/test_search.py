@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,23 +12,23 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from scipy.signal import lfilter
 
 import ddsp_la2a as la
-from ddsp_la2a.fitting import search
 from ddsp_la2a.fitting.coordinates import CARD, Coordinates
 from ddsp_la2a.fitting.gauss_newton import fit_settings
 from ddsp_la2a.fitting.joint import JointProblem, TableCard
 from ddsp_la2a.fitting.least_squares import Quadratic
 from ddsp_la2a.fitting.passes import Passes
 from ddsp_la2a.fitting.recordings import Recordings
-from ddsp_la2a.fitting.search import FINE, Search, spread_points, without_stages
-from ddsp_la2a.model.parameters import MAKEUP
+from ddsp_la2a.fitting.search import FINE, Search, first_stages, spread_points
+from ddsp_la2a.model.parameters import MAKEUP, TAPS
 from ddsp_la2a.model.stages import PLAIN, Stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RATE = 8000
-SLOW = Stages(output_filter=False)
+SLOW, FILTERED = Stages(output_filter=False), Stages(slow_release=False)
 CARDS: list[dict[str, float]] = [
     {"threshold_db": -30.0, "ratio": 6.0, "knee_db": 8.0, "attack_ms": 4.0, "release_ms": 150.0, "makeup_db": 2.0},
     {"threshold_db": -22.0, "ratio": 3.0, "knee_db": 4.0, "attack_ms": 8.0, "release_ms": 80.0, "makeup_db": 2.0},
@@ -82,26 +83,48 @@ def test_spread_points_are_the_generic_start_and_a_sequence() -> None:
     assert not np.array_equal(points[1:], spread_points(plain, 1)[1:])
 
 
-@pytest.mark.parametrize("feedback", [False, True])
-def test_starts_are_sought_without_stages_but_with_what_the_detector_hears(feedback: bool) -> None:
-    found = without_stages(coordinates(Stages(True, True, True, feedback)))
-    assert found.stages == replace(PLAIN, feedback=feedback)
+@pytest.mark.parametrize("stages", [PLAIN, FILTERED], ids=["plain", "output filter"])
+def test_spread_points_have_no_stage(stages: Stages) -> None:
+    at = coordinates(stages)
+    np.testing.assert_array_equal(spread_points(at, 0)[:, : CARD + 1], spread_points(coordinates(PLAIN), 0))
+    assert (spread_points(at, 0)[:, CARD + 1 :] == 0.0).all()
+
+
+@pytest.mark.parametrize(("output_filter", "feedback"), [*itertools.product([False, True], repeat=2)])
+def test_starts_are_sought_with_what_is_linear_and_what_the_detector_hears(output_filter: bool, feedback: bool) -> None:
+    found = first_stages(coordinates(Stages(output_filter, True, True, feedback)))
+    assert found.stages == replace(PLAIN, output_filter=output_filter, feedback=feedback)
     assert found.sample_rate == RATE
-    assert len(found.parameters) == CARD + 1
+    assert len(found.parameters) == CARD + 1 + (len(TAPS) if output_filter else 0)
 
 
-def test_the_best_makeup_is_where_the_output_fits_best(two_cells: Recordings, passes: Passes) -> None:
-    """The output is linear in its gain, so one evaluation tells the error at every make-up."""
-    plain = coordinates(PLAIN)
-    start = plain.start
-    ((quadratic, _),) = passes.quadratics(two_cells, [(0, start)], plain)
-    value, best = search._at_best_makeup(quadratic, start, plain.limit)
-    assert best[CARD] != start[CARD]
+@pytest.mark.parametrize("stages", [PLAIN, FILTERED], ids=["plain", "output filter"])
+def test_one_pass_tells_the_best_gain_and_filter(stages: Stages, two_cells: Recordings, passes: Passes) -> None:
+    """The output is linear in its gain and in gain times coefficient, so one evaluation tells the error at all."""
+    at = coordinates(stages)
+    start = spread_points(at, 0)[7]
+    ((quadratic, _),) = passes.quadratics(two_cells, [(0, start)], at)
+    value, best = at.at_best_linear(quadratic, start)
     np.testing.assert_array_equal(best[:CARD], start[:CARD])
-    tried = [best + offset * np.eye(CARD + 1)[CARD] for offset in (0.0, -0.1, 0.1)]
-    there, below, above = (q.value for q, _ in passes.quadratics(two_cells, [(0, at) for at in tried], plain))
+    assert (best[at.linear] != start[at.linear]).all()
+    tried = [best, *(best + offset * np.eye(len(best))[i] for i in at.linear for offset in (-0.01, 0.01))]
+    there, *beside = (q.value for q, _ in passes.quadratics(two_cells, [(0, point) for point in tried], at))
     assert there == pytest.approx(value, rel=1e-6)
-    assert below > there < above
+    assert there < 0.5 * quadratic.value
+    assert min(beside) > there
+
+
+def test_a_start_is_found_through_a_colour_that_outweighs_the_compression(
+    tmp_path: Path, programme, passes: Passes
+) -> None:
+    """What the colour leaves is a hundred times what two decibels of gain reduction leave."""
+    card = {"threshold_db": -14.0, "ratio": 3.0, "knee_db": 2.0, "attack_ms": 10.0, "release_ms": 300.0}
+    frame = recorded(tmp_path, programme, [card])
+    path = frame["processed_audio_path"].item()
+    soundfile.write(path, lfilter([0.7, 0.3], [1.0], soundfile.read(path)[0]), RATE, "FLOAT")
+    (minimum,) = fit_settings(passes, Recordings(frame), [[0]], coordinates(FILTERED), seed=0, max_steps=40)
+    found = coordinates(FILTERED).values(minimum.point)
+    assert {name: found[name] for name in card} == pytest.approx(card, rel=0.03)
 
 
 def test_a_point_without_derivatives_is_the_worst(two_cells: Recordings, passes: Passes, monkeypatch) -> None:
@@ -118,7 +141,7 @@ def test_a_point_without_derivatives_is_the_worst(two_cells: Recordings, passes:
     assert first.value == third.value < second.value == np.inf
     assert np.isfinite(second.gradient).all()
     assert np.isfinite(second.hessian).all()
-    value, at = search._at_best_makeup(second, plain.start, plain.limit)
+    value, at = plain.at_best_linear(second, plain.start)
     assert value == np.inf
     np.testing.assert_array_equal(at, plain.start)
 
@@ -175,14 +198,14 @@ def test_both_sides_of_a_stage_are_tried(two_cells: Recordings, passes: Passes) 
     slow = coordinates(SLOW)
     plain = Search(passes, two_cells, [[0]], coordinates(PLAIN), 40).spread(0)
     searching = Search(passes, two_cells, [[0]], slow, 40)
-    sides = slow.staged_starts(plain[0].point)
+    sides = slow.staged_starts(plain[0].point, coordinates(PLAIN))
     assert len(sides) == 2
     each = [searching.best_of("side", [[side]])[0].quadratic.value for side in sides]
     assert searching.best_of("both", [sides])[0].quadratic.value == min(each)
 
 
 def test_a_filters_coefficients_are_pulled_towards_nothing(two_cells: Recordings, passes: Passes) -> None:
-    filtered = coordinates(Stages(slow_release=False))
+    filtered = coordinates(FILTERED)
     searching = Search(passes, two_cells, [[0]], filtered, 1)
     point = filtered.start + 0.01
     ((own, _),) = passes.quadratics(two_cells, [(0, point)], filtered)

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddsp_la2a.dsp.compressor import CompressorParams
+from ddsp_la2a.fitting.least_squares import Quadratic
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, SHELF_HZ, SLOW_FACTOR, TAPS, Parameter
 from ddsp_la2a.model.stages import Stages
+from ddsp_la2a.units import DB_PER_NEPER
 
 Array = NDArray[np.float64]
 
@@ -24,6 +26,8 @@ _FARTHEST = 12.0
 _TAP_SPREAD, _TAP_PRIOR_S = 0.5, 1e-5
 """Spread of the prior that pulls the coefficients of an output filter towards nothing, and its strength in seconds of
 audio: it decides where the recordings say nothing, such as about frequencies that they don't hold."""
+
+_RIDGE, _LEAST_GAIN = 1e-12, 1e-3
 
 _SLOW_FACTORS, _SHELVES_HZ = (6.0, 40.0), (100.0, 2000.0)
 """Where fits of stages start; between them lie hills."""
@@ -40,6 +44,7 @@ class Coordinates:
         parameters: of a point, in order: the card's, make-up, the stages'.
         limit: how far each coordinate may go to either side of 0.
         start: of each.
+        linear: numbers of the make-up and an output filter's coefficients, which the output is linear in.
     """
 
     def __init__(self, stages: Stages, sample_rate: float) -> None:
@@ -49,6 +54,7 @@ class Coordinates:
         self.limit = np.where(self._is_makeup(), 0.99 * MAKEUP.high, _FARTHEST)
         starts = [p.to_unconstrained(torch.tensor(p.start, dtype=torch.float64)) for p in self.parameters]
         self.start = np.array([float(start) for start in starts])
+        self.linear = np.flatnonzero([parameter is MAKEUP or parameter in TAPS for parameter in self.parameters])
 
     def _is_makeup(self) -> NDArray[np.bool_]:
         return np.array([parameter is MAKEUP for parameter in self.parameters])
@@ -86,13 +92,43 @@ class Coordinates:
         """By how much a squared coordinate beyond the card counts, in the units of what is minimised, times two."""
         return np.asarray(0.5 * _TAP_PRIOR_S / self.device_variance())
 
-    def staged_starts(self, point: Array) -> list[Array]:
-        """Points to start from, given one of the plain compressor: the stages that are on, from different sides."""
+    def at_best_linear(self, quadratic: Quadratic, point: Array) -> tuple[float, Array]:
+        """Value at the make-up and output filter that suit the other parameters best, and the point with them.
+
+        Gain · (input + Σ coefficient · what it lets through) is linear in the gain and in gain · coefficient, so one
+        step of Newton's is exact.
+
+        Args:
+            quadratic: at the point.
+            point: without an output filter.
+
+        References:
+            Golub & Pereyra 2003, "Separable nonlinear least squares: the variable projection method", Inverse Problems
+            19.
+        """
+        at = self.linear
+        pull, matrix = quadratic.gradient[at], quadratic.hessian[np.ix_(at, at)]
+        if not matrix[0, 0] > 0.0:  # silence
+            return quadratic.value, point
+        step = -np.linalg.solve(matrix + _RIDGE * np.diag(np.diag(matrix)), pull)
+        gain = max(1.0 + step[0] / DB_PER_NEPER, _LEAST_GAIN)
+        best = point.copy()
+        best[at[0]] += DB_PER_NEPER * np.log(gain)
+        slopes = self.slopes(point)[at[1:]]
+        for number, coefficient in zip(at[1:], slopes * step[1:] / gain, strict=True):
+            tap = self.parameters[number]
+            inside = np.clip(coefficient, 0.9 * tap.low, 0.9 * tap.high)
+            best[number] = float(tap.to_unconstrained(torch.tensor(inside, dtype=torch.float64)))
+        return quadratic.value + 0.5 * float(pull @ step), best.clip(-self.limit, self.limit)
+
+    def staged_starts(self, point: Array, of: Coordinates) -> list[Array]:
+        """Points to start from, given one with fewer stages: those that it lacks, from different sides."""
         slow = [(SLOW_FACTOR, value) for value in _SLOW_FACTORS] if self.stages.slow_release else [None]
         shelf = [(SHELF_HZ, value) for value in _SHELVES_HZ] if self.stages.shelf else [None]
         starts = []
         for pair in itertools.product(slow, shelf):
-            start = np.append(point, self.start[len(point) :])
+            start = self.start.copy()
+            start[[self.parameters.index(parameter) for parameter in of.parameters]] = point
             for parameter, value in filter(None, pair):
                 at = torch.tensor(value, dtype=torch.float64)
                 start[self.parameters.index(parameter)] = float(parameter.to_unconstrained(at))

@@ -21,7 +21,7 @@ from ddsp_la2a.fitting.joint import Joint, JointProblem, NetworkCard, TableCard
 from ddsp_la2a.fitting.least_squares import Minimum
 from ddsp_la2a.fitting.passes import Array, Passes
 from ddsp_la2a.fitting.recordings import SUMS_PER_S, Recordings
-from ddsp_la2a.fitting.search import ROUGH, THIN_S, Search, thicker, without_stages
+from ddsp_la2a.fitting.search import ROUGH, THIN_S, Search, first_stages, thicker
 from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance, score_covariance
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
@@ -66,18 +66,18 @@ def fit_settings(
     seed: int,
     max_steps: int,
 ) -> list[Minimum]:
-    """A point for every group of recordings, each fitted on its own: first without stages, then with them.
+    """A point for every group of recordings, each fitted on its own: first with the output filter only, then with all.
 
     Returns:
         minima whose ``found`` are the products of the group's recordings, a list in their order.
     """
-    plain = without_stages(coordinates)
-    minima = Search(passes, recordings, groups, plain, max_steps).spread(seed)
+    first = first_stages(coordinates)
+    minima = Search(passes, recordings, groups, first, max_steps).spread(seed)
     search = Search(passes, recordings, groups, coordinates, max_steps)
-    if coordinates.stages != plain.stages:
+    if coordinates.stages != first.stages:
         if any(minimum.interrupted for minimum in minima):
             raise KeyboardInterrupt("interrupted before there were all stages to keep")
-        starts = [coordinates.staged_starts(minimum.point) for minimum in minima]
+        starts = [coordinates.staged_starts(minimum.point, first) for minimum in minima]
         minima = search.best_of("stages, thinned", starts)
     return search.on_everything(minima)
 
@@ -90,22 +90,23 @@ def _fit_cards(
     steps: dict[str, Any],
     seed: int,
 ) -> tuple[JointProblem, Joint]:
-    """A card for every setting and one device, on thinned recordings: first without stages, then with them."""
-    takes, plain = linked_takes(recordings.frame, recordings.controls), without_stages(coordinates)
+    """A card for every setting and one device, on thinned recordings: first the output filter only, then all stages."""
+    takes, first = linked_takes(recordings.frame, recordings.controls), first_stages(coordinates)
     thin = recordings.thinned(THIN_S)
-    alone = Search(passes, recordings, groups, plain, steps["max_steps"]).spread(seed)
-    table = JointProblem(TableCard(groups), takes, plain)
-    makeup_db = float(np.median([minimum.point[CARD] for minimum in alone]))
-    start = table.start(np.concatenate([minimum.point[:CARD] for minimum in alone]), np.array([makeup_db]))
+    alone = Search(passes, recordings, groups, first, steps["max_steps"]).spread(seed)
+    table = JointProblem(TableCard(groups), takes, first)
+    device = np.median([minimum.point[CARD:] for minimum in alone], axis=0)
+    start = table.start(np.concatenate([minimum.point[:CARD] for minimum in alone]), device)
     bounds: dict[str, Any] = {"longest_step": 2.0, "limit": table.limit(coordinates.limit[0])}
-    cards = table.fit(passes, "shared make-up", thin, start, **bounds, **steps)
+    cards = table.fit(passes, "shared device", thin, start, **bounds, **steps)
     interrupted = any(minimum.interrupted for minimum in (*alone, cards.minimum))
-    if coordinates.stages != plain.stages and not interrupted:
-        table, before = JointProblem(TableCard(groups), takes, coordinates), cards.minimum.point
+    if coordinates.stages != first.stages and not interrupted:
+        before = cards.minimum.point
+        weights, device = before[: CARD * len(groups)], table.device(before)
+        table = JointProblem(TableCard(groups), takes, coordinates)
         bounds["limit"] = table.limit(coordinates.limit[0])
-        weights, makeup = before[: CARD * len(groups)], before[CARD * len(groups)]
         found = []
-        for point in coordinates.staged_starts(np.append(coordinates.start[:CARD], makeup)):
+        for point in coordinates.staged_starts(np.append(coordinates.start[:CARD], device), first):
             start = table.start(weights, point[CARD:])
             found.append(table.fit(passes, "shared stages", thin, start, **bounds, **steps))
         cards = min(found, key=lambda joint: joint.minimum.quadratic.value)

@@ -14,7 +14,6 @@ from ddsp_la2a.fitting.least_squares import Minimum, Quadratic, Steps, in_step, 
 from ddsp_la2a.fitting.passes import Array, Passes, sum_of
 from ddsp_la2a.fitting.recordings import Recordings
 from ddsp_la2a.model.stages import Stages
-from ddsp_la2a.units import DB_PER_NEPER
 
 GLANCE_S, THIN_S, THICKER_S = 5.0, 20.0, 120.0
 """Seconds of every recording on which spread starts are compared, the best are followed, and steps are taken before
@@ -33,27 +32,25 @@ def thicker(recordings: Recordings, name: str) -> list[tuple[str, Recordings]]:
     return [(f"{name}, {THICKER_S:g} s each", recordings.thinned(THICKER_S)), (name, recordings)]
 
 
-def without_stages(coordinates: Coordinates) -> Coordinates:
-    """Those of the compressor that a fit with stages starts from: the detector hears the same, all else is off."""
-    return Coordinates(Stages(False, False, False, coordinates.stages.feedback), coordinates.sample_rate)
+def first_stages(coordinates: Coordinates) -> Coordinates:
+    """Those that a fit with stages starts from: the detector hears the same, and the output may have its colour.
+
+    An output filter is linear, so it costs a start nothing, and without it starts would be told apart by how they mend
+    the colour of a recording that is hardly compressed.
+    """
+    stages = coordinates.stages
+    return Coordinates(Stages(stages.output_filter, False, False, stages.feedback), coordinates.sample_rate)
 
 
 def spread_points(coordinates: Coordinates, seed: int) -> Array:
-    """Points ``(64, 6)`` without stages: the generic start, then a Sobol sequence over the ranges; make-up 0 dB."""
+    """Points ``(64, coordinates)``: the generic start, then a Sobol sequence over the ranges of the card.
+
+    The make-up is 0 dB; stages are at their start.
+    """
     share = qmc.Sobol(CARD, seed=seed).random(_SPREAD)
-    points = np.column_stack([np.log(share / (1.0 - share)).clip(-4.0, 4.0), np.zeros(_SPREAD)])
-    points[0] = coordinates.start
+    points = np.tile(coordinates.start, (_SPREAD, 1))
+    points[1:, :CARD] = np.log(share / (1.0 - share)).clip(-4.0, 4.0)[1:]
     return points
-
-
-def _at_best_makeup(quadratic: Quadratic, point: Array, limit: Array) -> tuple[float, Array]:
-    """Value at the make-up that suits the other parameters best, and the point with it: the output is linear in it."""
-    curvature, pull = quadratic.hessian[CARD, CARD], quadratic.gradient[CARD]
-    if not curvature > 0.0:
-        return quadratic.value, point
-    gain = max(1.0 - pull / curvature / DB_PER_NEPER, 1e-3)
-    best = np.append(point[:CARD], point[CARD] + DB_PER_NEPER * np.log(gain)).clip(-limit, limit)
-    return quadratic.value - 0.5 * pull * pull / curvature, best
 
 
 class Search:
@@ -80,16 +77,17 @@ class Search:
         self._precision = np.append(np.zeros(CARD), coordinates.device_precision())
 
     def spread(self, seed: int) -> list[Minimum]:
-        """A minimum of every group on thinned recordings, without stages.
+        """A minimum of every group on thinned recordings.
 
-        Spread starts are compared at their best make-up on a few seconds, and the best few are followed.
+        Spread starts are compared on a few seconds, each at the make-up and output filter that suit it best, and the
+        best few are followed.
         """
         starts = spread_points(self._coordinates, seed)
         everywhere = [(group, start) for group in range(len(self._groups)) for start in starts]
         glances = self._evaluator("starts", self._recordings.thinned(GLANCE_S))(everywhere)
         ranked: list[list[tuple[float, Array]]] = [[] for _ in self._groups]
         for (group, start), (quadratic, _) in zip(everywhere, glances, strict=True):
-            ranked[group].append(_at_best_makeup(quadratic, start, self._coordinates.limit))
+            ranked[group].append(self._coordinates.at_best_linear(quadratic, start))
         return self.best_of(
             "settings, thinned",
             [[start for _, start in sorted(found, key=lambda pair: pair[0])[:_TRIED]] for found in ranked],
