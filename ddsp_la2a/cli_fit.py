@@ -1,0 +1,202 @@
+"""``ddsp-la2a fit``, ``evaluate``, ``compare`` and ``demo``: models fitted to recordings, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+import ddsp_la2a as la
+from ddsp_la2a import compare as workflow
+from ddsp_la2a.cli_options import (
+    announce_compiling,
+    checked,
+    controls_option,
+    out_folder_option,
+    seed_option,
+    source_argument,
+    split_option,
+    stages_option,
+)
+from ddsp_la2a.console import bar, say
+from ddsp_la2a.controls import LA2A_CONTROLS
+from ddsp_la2a.data.splits import split_by
+from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, summary
+from ddsp_la2a.fitting.fit import METHODS
+from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
+from ddsp_la2a.fitting.gradient import AdamSettings
+from ddsp_la2a.model.stages import HARDWARE
+
+
+def _print_summary(scored: pd.DataFrame) -> None:
+    table = summary(scored).reset_index()
+    for name in ("esr_dc_filtered", "worst", "esr_best_gain"):
+        table[name] = (100.0 * table[name]).map("{:.2f} %".format)
+    names = {"esr_dc_filtered": "mean error", "worst": "worst error", "esr_best_gain": "at best gain"}
+    hidden = ["ldr_difference_db", "lufs_difference", "best_seed", "worst_seed"]
+    if (table["seeds"] == 1).all():
+        hidden.append("seeds")
+    shown = table.rename(columns=names).drop(columns=hidden)
+    shown = shown.astype({"parameters": "Int64"})
+    formats = {
+        "gain_offset_db": "{:+.2f}",
+        "mr_stft": "{:.3f}",
+        "real_time_factor": "{:.0f}",
+        "train_seconds": "{:.0f}",
+    }
+    for name, form in formats.items():
+        shown[name] = [form.format(value) if pd.notna(value) else "" for value in shown[name]]
+    with pd.option_context("display.width", 200, "display.max_columns", None):
+        click.echo(shown.astype(object).where(shown.notna(), "").to_string(index=False))
+    click.echo("error: DC-filtered error-to-signal ratio, nothing adapted to the scored seconds but in 'at best gain'")
+
+
+@click.command()
+@source_argument
+@out_folder_option
+@click.option("--method", default=METHODS[0], type=click.Choice(METHODS), show_default=True)
+@click.option("--per-setting", is_flag=True, help="Fit every setting on its own, without the network.")
+@controls_option
+@stages_option
+@split_option
+@seed_option
+@click.option("--max-steps", type=click.IntRange(1), help="Of every stage; default 40, and 1500 for adam.")
+@click.option("--stft-weight", type=click.FloatRange(0.0), help="Spectral loss beside the error, for adam.")
+def fit(
+    source: Path,
+    out: Path,
+    method: str,
+    per_setting: bool,
+    controls: tuple[la.Control, ...] | None,
+    stages: la.Stages,
+    split: str,
+    seed: int,
+    max_steps: int | None,
+    stft_weight: float | None,
+) -> None:
+    """Fit the grey box; score it where the split leaves test rows."""
+    given = {"max_steps": max_steps, "stft_weight": stft_weight}
+    given = {name: value for name, value in given.items() if value is not None}
+    if method == "adam":
+        settings: dict[str, Any] = {"adam": AdamSettings(**given)}  # type: ignore[arg-type]
+    elif stft_weight is not None:
+        raise ValueError("stft-weight: expected --method adam, got gauss-newton: a spectral loss is no sum of squares")
+    else:
+        settings = {"gauss_newton": GaussNewtonSettings(**given)}  # type: ignore[arg-type]
+    unit = controls or LA2A_CONTROLS
+    with workflow.new_folder(out):
+        frame = split_by(checked(source, unit), split, unit)
+        how = {"method": method, "per_setting": per_setting, "controls": unit, "stages": stages, "seed": seed}
+        result = _fitted(frame, out, **how, **settings)
+        say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
+        if (frame["split"] == "test").any() and not result.interrupted:
+            names = workflow.suitable(PROTOCOL_ROWS, unit)
+            _scored(result, frame, out, names, protocol=split, budget_s=0.0, seed=seed)
+
+
+def _fitted(frame: pd.DataFrame, out: Path, **how: Any) -> la.FitResult:
+    announce_compiling()
+    result = la.fit(frame, progress=True, **how)
+    result.save(out)
+    workflow.write_pictures(result.model, out)
+    return result
+
+
+def _scored(result: la.FitResult, frame: pd.DataFrame, out: Path, names: Any, **how: Any) -> dict[str, Any]:
+    """Score grey box and baselines on the test rows, write and print the table; all models by name."""
+    scored, models = workflow.score_test_rows(result, frame, names, **how)
+    workflow.write_scores(scored, out)
+    workflow.write_gain_reduction(models, frame, out, result.model.controls)
+    _print_summary(scored)
+    return models
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@source_argument
+@out_folder_option
+@controls_option
+@split_option
+@click.option("--rows", default="test", show_default=True, help="Which rows of the split column are scored.")
+def evaluate(
+    model: Path, source: Path, out: Path, controls: tuple[la.Control, ...] | None, split: str, rows: str
+) -> None:
+    """Score a model file (or the word 'published') on recordings."""
+    loaded = la.load(model)
+    unit = controls or loaded.controls
+    with workflow.new_folder(out):
+        frame = split_by(checked(source, unit), split, unit)
+        announce_compiling()
+        scored = la.evaluate({model.stem: loaded}, frame, controls=unit, split=rows, protocol=split, progress=True)
+        workflow.write_scores(scored, out)
+        _print_summary(scored)
+
+
+@click.command()
+@source_argument
+@out_folder_option
+@click.option(
+    "--models",
+    help="Comma-separated, beside identity and published; default: all that are installed and know the unit.",
+)
+@controls_option
+@stages_option
+@split_option
+@seed_option
+@click.option("--budget", default=600.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a black box.")
+def compare(
+    source: Path,
+    out: Path,
+    models: str | None,
+    controls: tuple[la.Control, ...] | None,
+    stages: la.Stages,
+    split: str,
+    seed: int,
+    budget: float,
+) -> None:
+    """Fit the grey box and its rivals on the same rows and score them all."""
+    unit = controls or LA2A_CONTROLS
+    all_names = workflow.suitable(workflow.baseline_names(), unit)
+    wanted = [name.strip() for name in models.split(",")] if models else all_names
+    names = [*dict.fromkeys([*workflow.suitable(PROTOCOL_ROWS, unit), *wanted])]
+    workflow.refuse_unknown(names)
+    with workflow.new_folder(out):
+        _compare(checked(source, unit), out, names, unit, stages, split, seed, budget)
+
+
+def _compare(
+    frame: pd.DataFrame,
+    out: Path,
+    names: Any,
+    unit: Sequence[la.Control],
+    stages: la.Stages,
+    split: str,
+    seed: int,
+    budget: float,
+) -> None:
+    frame = split_by(frame, split, unit)
+    if not (frame["split"] == "test").any():
+        splits = ", ".join(sorted(set(frame["split"])))
+        raise ValueError(f"frame: expected rows whose split is 'test', got {splits}; or use --split later-in-time")
+    result = _fitted(frame, out, controls=unit, stages=stages, seed=seed)
+    models = _scored(result, frame, out, names, protocol=split, budget_s=budget, seed=seed, progress=True)
+    slow = [name for name, model in models.items() if getattr(model, "info", {}).get("converged") is False]
+    if slow:
+        click.echo(f"not converged within its budget, so not a verdict: {', '.join(slow)}")
+
+
+@click.command()
+@click.option("--out", default="ddsp_la2a_demo", type=click.Path(path_type=Path), show_default=True)
+@seed_option
+@click.option("--budget", default=45.0, type=click.FloatRange(0.0), show_default=True, help="Seconds for the LSTM.")
+def demo(out: Path, seed: int, budget: float) -> None:
+    """The whole job on a set rendered by a simulated unit: data, check, fit, curves, comparison."""
+    with workflow.new_folder(out):
+        announce_compiling()
+        root = la.render_demo(out / "recordings", seed=seed, progress=bar("render", "recording"))
+        frame = checked(root, LA2A_CONTROLS)
+        _compare(frame, out, workflow.DEMO_ROWS, LA2A_CONTROLS, HARDWARE, "shipped", seed, budget)
+        click.echo(f"all numbers are from a simulated device; curves, scores and pictures are in {out}")

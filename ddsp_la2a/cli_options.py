@@ -1,0 +1,82 @@
+"""Arguments and options that several commands share, and what all of them do with recordings first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+import ddsp_la2a as la
+from ddsp_la2a import compare as workflow
+from ddsp_la2a.console import bar, say
+from ddsp_la2a.controls import parse_controls
+from ddsp_la2a.data.splits import PROTOCOLS
+from ddsp_la2a.dsp.staged_kernels import needs_compiling
+from ddsp_la2a.model.stages import HARDWARE, parse_stages, stages_text
+
+source_argument = click.argument("source", metavar="ROOT|frame.csv", type=click.Path(path_type=Path))
+out_folder_option = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="New folder for the results."
+)
+seed_option = click.option("--seed", default=0, type=click.IntRange(0), show_default=True)
+split_option = click.option(
+    "--split", default="shipped", type=click.Choice(PROTOCOLS), show_default=True, help="What is fitted, what scored."
+)
+
+
+def _parsed_controls(_: Any, __: Any, text: str | None) -> tuple[la.Control, ...] | None:
+    return None if text is None else parse_controls(text)
+
+
+controls_option = click.option(
+    "--controls",
+    callback=_parsed_controls,
+    help="What the unit lets its user set, such as threshold=-60:0,mode=switch:1:3; default: the LA-2A's.",
+)
+
+
+def _parsed_stages(_: Any, __: Any, text: str) -> la.Stages:
+    return parse_stages(text)
+
+
+stages_option = click.option(
+    "--stages",
+    default=stages_text(HARDWARE),
+    callback=_parsed_stages,
+    show_default=True,
+    help="What the model has beside the compressor: some of output-filter, slow-release, shelf, feedback; or none.",
+)
+
+
+def _parsed_positions(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        name, _, position = text.partition("=")
+        try:
+            found[name.strip()] = float(position)
+        except ValueError:
+            raise ValueError(f"set: expected NAME=VALUE, got {text!r}") from None
+    return found
+
+
+positions_option = click.option(
+    "--set", "positions", multiple=True, callback=_parsed_positions, metavar="NAME=VALUE", help="A control's position."
+)
+
+
+def announce_compiling() -> None:
+    """Say so where the first pass over audio will take some seconds more."""
+    if needs_compiling():
+        say("compiling once (some seconds; later runs start at once)")
+
+
+def checked(source: Path, controls: Sequence[la.Control]) -> pd.DataFrame:
+    """The frame without the pairs that ``check`` finds an error in, which are named."""
+    frame, findings = workflow.clean_frame(source, bar("check", "pair"), controls)
+    errors = findings[findings["severity"] == "error"]
+    for found in errors.itertuples(index=False):
+        say(f"left out: {found.path}: {found.finding}")
+    return frame
