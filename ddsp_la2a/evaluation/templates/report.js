@@ -77,11 +77,11 @@
         ? signal.scale * this.data.volume * (this.match.checked ? signal.matched : 1) : 0);
     }
 
-    position() {
+    position(loop = this.loop.checked) {
       if (!this.nodes) return this.offset;
       const since = Math.max(0, context.currentTime - this.when);
       const at = this.offset + since;
-      return this.loop.checked || at < this.data.seconds ? at % this.data.seconds : this.data.seconds;
+      return loop || at < this.data.seconds ? at % this.data.seconds : this.data.seconds;
     }
 
     async load() {
@@ -166,7 +166,7 @@
 
     looped() {
       if (!this.nodes) return;
-      const at = this.position(); // the count of rounds starts anew, so that the place stays right
+      const at = this.position(!this.loop.checked); // the count of rounds starts anew, so that the place stays right
       const past = Math.max(0, context.currentTime - this.when);
       this.offset = at;
       this.when += past;
