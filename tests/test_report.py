@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import io
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import pytest
 import soundfile
 
 import ddsp_la2a as la
-from ddsp_la2a.evaluation import report_audio, report_tables
+from ddsp_la2a.evaluation import charts, report_audio, report_tables
 from ddsp_la2a.evaluation.evaluate import columns
 from ddsp_la2a.evaluation.metrics import esr_dc_filtered
 from ddsp_la2a.evaluation.svg import Axis, in_short, log_axis
@@ -224,7 +225,7 @@ def test_a_run_cut_short_says_so_and_is_never_the_best(write):
     scores = pd.concat([scores_of({"grey-box": 0.02}), scores_of({"lstm": 0.001}, converged=False)])
     page = write(scores)
     assert list(rows_of(page)[0]) == ["lstm", "grey-box"]
-    assert rows_of(page)[0]["lstm"][-1] == "no, cut short"
+    assert rows_of(page)[0]["lstm"][-1] == "cut short"
     best = re.findall(r'<tr class="best">\s*<th.*?<bdi>(.*?)</bdi>', page.source, re.S)
     assert best == ["grey-box"]
     assert "Cut short by a budget, so no verdict on: lstm" in page.words
@@ -235,9 +236,9 @@ def test_several_seeds_of_a_model_are_one_row(write):
     seeds = [scores_of({"lstm": error}, seed=seed) for seed, error in enumerate((0.01, 0.02, 0.03))]
     seeds[2]["converged"] = False
     page = write(pd.concat([scores_of({"grey-box": 0.001}), *seeds]))
-    assert rows_of(page)[0]["lstm"][0] == "5.00"
-    assert rows_of(page)[0]["lstm"][6:] == ["3 2.50 to 7.50", "no, cut short"]
-    assert rows_of(page)[0]["grey-box"][6:] == ["1", "yes"]
+    assert rows_of(page)[0]["lstm"][0] == "5.00 3 seeds: 2.50 to 7.50"
+    assert rows_of(page)[0]["lstm"][-1] == "cut short"
+    assert rows_of(page)[0]["grey-box"][0] == "0.25"
     assert "4 recordings." in page.words
 
 
@@ -598,6 +599,36 @@ def test_a_frame_without_rows_of_the_split(tmp_path, frame):
 def test_ticks(axis, labels):
     assert [label for _, label in axis.ticks()] == labels
     assert all(-1e-9 <= axis.share(value) <= 1.0 + 1e-9 for value, _ in axis.ticks())
+
+
+def test_models_look_different_from_one_another():
+    looks = charts.marks([*"abcdefghijklmnop", *LINEAR])
+    assert len(set(looks.values())) == len(looks)
+    assert [name for name, look in looks.items() if look.colour == "c0"] == ["a"]
+
+
+def test_accuracy_against_cost(write):
+    free = scores_of({"identity": 0.5}, parameters=0, train_seconds=np.nan, converged=None)
+    page = write(pd.concat([scores_of({"grey-box": 0.01}), scores_of({"lstm": 0.03}, converged=False), free]))
+    drawn = re.findall(r'<svg class="chart" role="img" aria-label="Mean error against.*?</svg>', page.source)
+    names = [re.findall(r'class="name"[^>]*>([^<]*)<', each) for each in drawn]
+    assert [sorted(each) for each in names] == [["grey-box", "identity", "lstm"]] * 2 + [["grey-box", "lstm"]]
+    assert drawn[0].count('fill="var(--paper)"') == 1
+    assert "<title>lstm: 7.5 %, numbers fitted 100</title>" in drawn[0]
+    assert ">0</text>" in drawn[0]
+
+
+def test_names_in_a_crowd_do_not_cover_one_another():
+    errors = {f"model number {number}": 0.01 * 1.07**number for number in range(12)}
+    group = report_tables.groups(scores_of(errors), "model number 0", None, la.ControlNet().controls)[0]
+    picture, absent = charts.costs(group, charts.marks(list(errors)))[0]
+    placed = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="name" text-anchor="(\w+)">', picture)
+    assert absent == []
+    assert len(placed) >= 8
+    at = {"start": 0.0, "middle": 0.5, "end": 1.0}
+    lefts = [(float(x) - at[anchor] * 6.6 * 14, float(y)) for x, y, anchor in placed]
+    for (x, y), (other_x, other_y) in itertools.combinations(lefts, 2):
+        assert abs(y - other_y) > 11.0 or abs(x - other_x) > 6.6 * 14
 
 
 def test_short_numbers():

@@ -27,7 +27,7 @@ _MUTED = {"identity": Mark("muted", "down", "2 2"), "identity-filter": Mark("mut
 
 _GR_FRAME_S = 0.02
 _AUDIBLE_DB = -60.0
-_LETTER = 6.1
+_LETTER = 6.6
 """Width of a letter of a label in the units of a picture, on average."""
 
 
@@ -39,8 +39,10 @@ def marks(names: Sequence[str]) -> dict[str, Mark]:
         if name in _MUTED:
             found[name] = _MUTED[name]
             continue
-        colour, shape = f"c{number % _COLOURS}", _SHAPES[number % len(_SHAPES)]
-        found[name] = Mark(colour, shape, _DASHES[number % len(_DASHES)])
+        # The first colour is the reference's alone.
+        colour = 0 if number == 0 else 1 + (number - 1) % (_COLOURS - 1)
+        again = number // _COLOURS
+        found[name] = Mark(f"c{colour}", _SHAPES[number % len(_SHAPES)], _DASHES[(number + again) % len(_DASHES)])
         number += 1
     return found
 
@@ -141,12 +143,12 @@ def _labelled(panel: Panel, points: Sequence[tuple[float, Summary]]) -> None:
         name = row.model if len(row.model) <= 24 else row.model[:23] + "…"
         width = _LETTER * len(name)
         tries = [(9.0, 4.0, "start"), (-9.0, 4.0, "end"), (0.0, -10.0, "middle"), (0.0, 18.0, "middle")]
-        far = [(side * (12.0 + 6.0 * n), (-1) ** n * 13.0 * (n // 2 + 1)) for n in range(12) for side in (1, -1)]
+        far = [(side * (12.0 + 6.0 * n), (-1) ** n * 13.0 * (n // 2 + 1)) for n in range(16) for side in (1, -1)]
         tries += [(dx, 4.0 + dy, "start" if dx > 0 else "end") for dx, dy in far]
         for dx, dy, anchor in tries:
             start = x + dx - {"start": 0.0, "middle": width / 2.0, "end": width}[anchor]
             box = (start, y + dy - 10.0, start + width, y + dy + 3.0)
-            inside = box[0] >= left - 30.0 and box[2] <= panel.width and box[1] >= top - 8.0 and box[3] <= bottom
+            inside = box[0] > left and box[2] <= panel.width and box[1] >= top - 8.0 and box[3] <= bottom
             free = not any(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in taken)
             if inside and free:
                 if abs(dx) > 9.0:
@@ -196,6 +198,7 @@ def learning(
     label = "training time, s" if lines[0][1] == "seconds" else "step"
     x = log_axis(times, label) if spread else Axis(0.0, 1.02 * max(max(times), 1e-9), label)
     panel = Panel(x, log_axis(errors, "error, %"), "Error over training time.", width=640.0, height=300.0)
+    ends = []
     for name, across, down, run in lines:
         if spread:
             run = run[run[across] > 0.0]
@@ -204,8 +207,9 @@ def learning(
         for _, part in itertools.groupby(zip(stages, at, values, strict=True), key=operator.itemgetter(0)):
             _, xs, ys = zip(*part, strict=True)
             panel.line(xs, ys, looks[name])
-        if at:
-            panel.point(at[-1], values[-1], looks[name], name, hollow=name in cut_short)
+        ends += [(name, at[-1], values[-1])] if at else []
+    for name, time, value in ends:
+        panel.point(time, value, looks[name], name, hollow=name in cut_short)
     return panel.svg(), list(dict.fromkeys(name for name, *_ in lines))
 
 

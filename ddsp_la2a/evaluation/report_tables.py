@@ -92,6 +92,11 @@ class Group:
         return f"{SOURCE_WORDS[self.source].capitalize()} – {self.protocol}"
 
     @property
+    def most_seeds(self) -> int:
+        """Of any model."""
+        return max(row.seeds for row in self.rows)
+
+    @property
     def cut_short(self) -> list[str]:
         """Models that a budget ended."""
         return [row.model for row in self.rows if row.converged is False]
