@@ -199,7 +199,7 @@ def test_no_mean_runs_across_sources_or_protocols(write):
         scores_of({"grey-box": 0.05}, "simulated", "in-sample"),
     ]
     page = write(pd.concat(parts))
-    assert [rows["grey-box"][0] for rows in rows_of(page)] == ["2.50", "12.50", "7.50"]
+    assert [rows["grey-box"][0] for rows in rows_of(page)] == ["2.50", "12.5", "7.50"]
     with pytest.raises(ValueError, match="expected one source, got hardware, simulated; no mean runs across"):
         report_tables.summarise(pd.concat(parts).assign(protocol="all"))
     with pytest.raises(ValueError, match="expected one protocol, got in-sample, shipped"):
@@ -275,6 +275,23 @@ def test_another_unit_has_rows_and_knobs_of_its_own(write):
     ]
     without_knobs = write(scores, controls=controls[:1])
     assert without_knobs.open == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3], ids=["switch", "knob", "knobs"])
+def test_a_model_of_another_unit(tmp_path, strip, strip_frame, count):
+    """Whatever controls there are, it can be drawn and heard."""
+    controls = strip.controls[:count]
+    box = la.GreyBox(la.ControlNet(controls=controls))
+    frame = strip_frame.iloc[:3].assign(split="test", speed=[1, 2, 3])
+    scores = la.evaluate({"grey-box": box}, frame, controls=controls)
+    path = tmp_path / "report.html"
+    la.report(scores, path, models={"grey-box": box}, frame=frame, controls=controls)
+    page = Page(path)
+    assert page.open == []
+    assert {"curves", "track", "listening"} <= set(page.ids())
+    labels = [attributes["aria-label"] for tag, attributes in page.elements if attributes.get("class") == "plot"]
+    assert ("Each learned parameter over the knob." in labels) == (count > 1)
+    assert "speed 1" in page.words
 
 
 def test_what_the_shipped_split_of_hardware_proves(write):
@@ -439,7 +456,7 @@ def test_what_is_heard_is_what_is_scored(write, frame, models):
                 assert np.abs(audio * gain).max() * data[number]["volume"] < 1.0
     half = rows[0]["raw_audio_path"], rows[0]["processed_audio_path"]
     raw, target = (soundfile.read(path)[0][8000:] for path in half)
-    assert f"<bdi>half</bdi> <small>{100 * esr_dc_filtered(0.5 * raw, target):.2f}&nbsp;%" in page.source
+    assert f"<bdi>half</bdi> <small>{100 * esr_dc_filtered(0.5 * raw, target):.1f}&nbsp;%" in page.source
 
 
 def test_a_passage_within_a_recording_has_what_came_before(write, frame, tmp_path):
@@ -462,7 +479,7 @@ def test_waveforms_and_their_factor(models, frame):
     rows = frame[frame["split"] == "test"].reset_index(drop=True)
     passage = report_audio.passages(models, rows, la.ControlNet().controls)[0]
     ready = report_audio.ready_to_hear(passage)
-    target, first = passage.signals[1], passage.signals[2]
+    target, first = passage.signals[1], ready.sounds[2].matched * passage.signals[2]
     assert ready.factor * np.abs(target - first).max() <= np.abs(target).max() or ready.factor == 1
     ends = np.frombuffer(base64.b64decode(ready.sounds[1].wave), dtype=np.int8).reshape(-1, 2)
     assert len(ends) == report_audio.COLUMNS

@@ -115,12 +115,12 @@ _COSTS = {
 def costs(group: Group, looks: Mapping[str, Mark]) -> list[tuple[str, list[str]]]:
     """Mean error against each cost: the picture, and the models it can't show.
 
-    What was cut short by a budget is hollow.
+    What was cut short by a budget is hollow. A cost that fewer than two models state has no picture.
     """
     found = []
     for column, label in _COSTS.items():
         rows = [row for row in group.rows if math.isfinite(getattr(row, column)) and row.mean > 0.0]
-        if not rows:
+        if len(rows) < 2:
             continue
         values = [getattr(row, column) for row in rows]
         y = log_axis([100.0 * row.mean for row in rows], "mean error, %")

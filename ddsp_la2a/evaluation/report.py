@@ -249,10 +249,10 @@ def _hashed(text: str) -> str:
 
 
 def _percent(ratio: float, least: float = math.nan) -> str:
-    """A ratio in percent without its sign; more digits where the least of a column needs them."""
+    """A ratio in percent without its sign, with as many digits as the least of a column needs."""
     if not math.isfinite(ratio):
         return "–"
-    digits = 4 if 100.0 * least < 0.01 else 3 if 100.0 * least < 0.1 else 2
+    digits = next((digits for top, digits in ((1e-4, 4), (1e-3, 3), (0.1, 2), (1.0, 1)) if least < top), 0)
     return f"{100.0 * ratio:,.{digits}f}"
 
 

@@ -231,8 +231,7 @@ def ready_to_hear(passage: Passage) -> Listening:
     matched = [gain * signal for gain, signal in zip(gains, passage.signals, strict=True)]
     loudest = max(_peak(signal) for signal in [*passage.signals, *matched])
     top = max(_peak(target), 1e-8)
-    third = passage.signals[min(2, len(passage.signals) - 1)]
-    leftover = max(_peak(target - third), 1e-8)
+    leftover = max(_peak(target - matched[min(2, len(matched) - 1)]), 1e-8)
     factor = max(factor for factor in _FACTORS if factor == 1 or factor * leftover <= top)
     sounds = []
     for number, (signal, gain) in enumerate(zip(passage.signals, gains, strict=True)):
