@@ -13,6 +13,7 @@ from ddsp_la2a.data.segments import SegmentDataset, segments
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.stream import Stream
 from ddsp_la2a.evaluation.evaluate import evaluate
+from ddsp_la2a.evaluation.report import report
 from ddsp_la2a.fitting.fit import FitResult, fit
 from ddsp_la2a.model.control_net import ControlNet
 from ddsp_la2a.model.grey_box import GreyBox
@@ -42,5 +43,6 @@ __all__ = [
     "load",
     "read_frame",
     "render_demo",
+    "report",
     "segments",
 ]

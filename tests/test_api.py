@@ -28,6 +28,7 @@ NAMES = [
     "load",
     "read_frame",
     "render_demo",
+    "report",
     "segments",
 ]
 FUNCTIONS = [name for name in NAMES if inspect.isfunction(getattr(la, name))]

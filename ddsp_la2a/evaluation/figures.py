@@ -89,6 +89,8 @@ def learned_curves(
             _draw(axis, part, parameter, knob, settings_seen, beside, controls)
         if parameter.scale == "log":
             row[0].set_yscale("log")
+        elif np.ptp(row[0].get_ylim()) < 0.01:  # of nothing no mountain is made
+            row[0].set_ylim(np.mean(row[0].get_ylim()) - 0.5, np.mean(row[0].get_ylim()) + 0.5)
         if f"{parameter.name}_low" in curves:
             _bands([*row], sweeps, parameter.name, controls)
         if parameter.scale == "log":
