@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import ddsp_la2a as la
-from baselines.external import External
+from ddsp_la2a.evaluation.external import External
 from ddsp_la2a.evaluation.measure import measure
 
 SETTING = {"compress_or_limit": 1, "peak_reduction": 65}

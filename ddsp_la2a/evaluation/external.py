@@ -15,8 +15,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-import ddsp_la2a as la
-from ddsp_la2a.controls import LA2A_CONTROLS, in_order, unique
+from ddsp_la2a.controls import LA2A_CONTROLS, Control, in_order, unique
 from ddsp_la2a.data.audio import read_audio
 
 _SAID_CHARACTERS = 300
@@ -42,7 +41,7 @@ class External:
     """
 
     def __init__(
-        self, command_template: str, controls: Sequence[la.Control] = LA2A_CONTROLS, timeout_s: float = 600.0
+        self, command_template: str, controls: Sequence[Control] = LA2A_CONTROLS, timeout_s: float = 600.0
     ) -> None:
         self.controls = unique(controls)
         self.command_template = command_template
