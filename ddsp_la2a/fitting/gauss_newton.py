@@ -21,7 +21,7 @@ from ddsp_la2a.fitting.joint import Joint, JointProblem, NetworkCard, TableCard
 from ddsp_la2a.fitting.least_squares import Minimum
 from ddsp_la2a.fitting.passes import Array, Passes
 from ddsp_la2a.fitting.recordings import SUMS_PER_S, Recordings
-from ddsp_la2a.fitting.search import ROUGH, THIN_S, Search, first_stages, thicker
+from ddsp_la2a.fitting.search import FINE, ROUGH, THIN_S, Search, first_stages, thicker
 from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance, score_covariance
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
@@ -145,13 +145,14 @@ def _fit_network(
     ]
     starts = [problem.start(problem.card.start, device) for problem in problems]
     laid = [
-        problem.fit_quadratics(cards, start, max_steps=200, tolerance=ROUGH, limit=problem.limit(np.inf))
+        problem.fit_quadratics(cards, start, max_steps=200, tolerance=FINE, limit=problem.limit(np.inf))
         for problem, start in zip(problems, starts, strict=True)
     ]
     number = int(np.argmin([minimum.quadratic.value for minimum in laid]))
     problem = problems[number]
     steps["limit"] = problem.limit(np.inf)
-    joint = problem.fit(passes, "network, thinned", thin, laid[number].point, **steps)
+    # Fine steps already here: a corner of the taper is at the end of a long valley.
+    joint = problem.fit(passes, "network, thinned", thin, laid[number].point, **steps | {"tolerance": FINE})
     if joint.minimum.quadratic.value > _ASTRAY * cards.minimum.quadratic.value and not joint.minimum.interrupted:
         # Quadratics are only true nearby: a strong prior may have led away from them.
         interrupted = True
