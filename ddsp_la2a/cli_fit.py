@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from ddsp_la2a.console import bar, say
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.splits import split_by
 from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, summary
+from ddsp_la2a.evaluation.external import External
+from ddsp_la2a.evaluation.report import report
 from ddsp_la2a.fitting.fit import METHODS
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
 from ddsp_la2a.fitting.gradient import AdamSettings
@@ -93,8 +95,8 @@ def fit(
         result = _fitted(frame, out, **how, **settings)
         say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
         if (frame["split"] == "test").any() and not result.interrupted:
-            names = workflow.suitable(PROTOCOL_ROWS, unit)
-            _scored(result, frame, out, names, protocol=split, budget_s=0.0, seed=seed)
+            models = _with_baselines(result, frame, workflow.suitable(PROTOCOL_ROWS, unit), budget_s=0.0, seeds=(seed,))
+            _scored(models, frame, out, unit, split)
 
 
 def _fitted(frame: pd.DataFrame, out: Path, **how: Any) -> la.FitResult:
@@ -105,13 +107,24 @@ def _fitted(frame: pd.DataFrame, out: Path, **how: Any) -> la.FitResult:
     return result
 
 
-def _scored(result: la.FitResult, frame: pd.DataFrame, out: Path, names: Any, **how: Any) -> dict[str, Any]:
-    """Score grey box and baselines on the test rows, write and print the table; all models by name."""
-    scored, models = workflow.score_test_rows(result, frame, names, **how)
-    workflow.write_scores(scored, out)
-    workflow.write_gain_reduction(models, frame, out, result.model.controls)
+def _with_baselines(
+    result: la.FitResult, frame: pd.DataFrame, names: Sequence[str], **how: Any
+) -> dict[str, list[Any]]:
+    controls = result.model.controls
+    baselines = workflow.build_baselines(frame, names, controls=controls, progress=True, **how)
+    return {workflow.GREY_BOX: [result.model], **baselines}
+
+
+def _scored(
+    models: Mapping[str, list[Any]], frame: pd.DataFrame, out: Path, unit: Sequence[la.Control], protocol: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score models on the test rows, write and print the tables; scores and energies of every second."""
+    scored, blocks = la.evaluate(models, frame, controls=unit, protocol=protocol, return_blocks=True, progress=True)
+    workflow.write_table(scored, out / "scores.csv")
+    workflow.write_table(blocks, out / "blocks.csv")
+    workflow.write_gain_reduction({name: several[0] for name, several in models.items()}, frame, out, unit)
     _print_summary(scored)
-    return models
+    return scored, blocks
 
 
 @click.command()
@@ -131,8 +144,18 @@ def evaluate(
         frame = split_by(checked(source, unit), split, unit)
         announce_compiling()
         scored = la.evaluate({model.stem: loaded}, frame, controls=unit, split=rows, protocol=split, progress=True)
-        workflow.write_scores(scored, out)
+        workflow.write_table(scored, out / "scores.csv")
         _print_summary(scored)
+
+
+def _parsed_programs(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        name, equals, template = text.partition("=")
+        if not (name.strip() and equals and template.strip()):
+            raise ValueError(f"program: expected NAME=COMMAND, got {text!r}")
+        found[name.strip()] = template
+    return found
 
 
 @click.command()
@@ -142,61 +165,106 @@ def evaluate(
     "--models",
     help="Comma-separated, beside identity and published; default: all that are installed and know the unit.",
 )
+@click.option(
+    "--program",
+    "programs",
+    multiple=True,
+    callback=_parsed_programs,
+    metavar="NAME=COMMAND",
+    help="An external program with {input}, {output} and, if it wants it, {sample_rate} and every control's name.",
+)
 @controls_option
 @stages_option
 @split_option
 @seed_option
-@click.option("--budget", default=600.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a black box.")
+@click.option("--seeds", default=1, type=click.IntRange(1), show_default=True, help="Runs of every black box.")
+@click.option(
+    "--budget", default=600.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a black box and seed."
+)
+@click.option("--trained", type=click.Path(path_type=Path), help="Where black boxes are kept, found again and resumed.")
 def compare(
     source: Path,
     out: Path,
     models: str | None,
+    programs: dict[str, str],
     controls: tuple[la.Control, ...] | None,
     stages: la.Stages,
     split: str,
     seed: int,
+    seeds: int,
     budget: float,
+    trained: Path | None,
 ) -> None:
-    """Fit the grey box and its rivals on the same rows and score them all."""
+    """Fit the grey box and its rivals on the same rows, score them all, and write a report."""
     unit = controls or LA2A_CONTROLS
     all_names = workflow.suitable(workflow.baseline_names(), unit)
     wanted = [name.strip() for name in models.split(",")] if models else all_names
     names = [*dict.fromkeys([*workflow.suitable(PROTOCOL_ROWS, unit), *wanted])]
     workflow.refuse_unknown(names)
+    if taken := sorted({workflow.GREY_BOX, *names} & programs.keys()):
+        raise ValueError(f"program: expected a name of its own, got {', '.join(taken)}; call it something else")
+    foreign = {name: External(template, unit) for name, template in programs.items()}
     with workflow.new_folder(out):
-        _compare(checked(source, unit), out, names, unit, stages, split, seed, budget)
+        how = {"budget_s": budget, "seeds": range(seed, seed + seeds), "folder": trained or out / "trained"}
+        _compare(checked(source, unit), out, names, foreign, unit, stages, split, seed, **how)
 
 
 def _compare(
     frame: pd.DataFrame,
     out: Path,
-    names: Any,
+    names: Sequence[str],
+    programs: Mapping[str, External],
     unit: Sequence[la.Control],
     stages: la.Stages,
     split: str,
     seed: int,
-    budget: float,
+    **how: Any,
 ) -> None:
     frame = split_by(frame, split, unit)
     if not (frame["split"] == "test").any():
         splits = ", ".join(sorted(set(frame["split"])))
         raise ValueError(f"frame: expected rows whose split is 'test', got {splits}; or use --split later-in-time")
     result = _fitted(frame, out, controls=unit, stages=stages, seed=seed)
-    models = _scored(result, frame, out, names, protocol=split, budget_s=budget, seed=seed, progress=True)
-    slow = [name for name, model in models.items() if getattr(model, "info", {}).get("converged") is False]
+    models = _with_baselines(result, frame, names, **how) | {name: [one] for name, one in programs.items()}
+    scored, blocks = _scored(models, frame, out, unit, split)
+    table = summary(scored).reset_index()
+    slow = table.loc[table["converged"].eq(False), "model"].tolist()
     if slow:
         click.echo(f"not converged within its budget, so not a verdict: {', '.join(slow)}")
+    boxes = {name: several[0] for name, several in models.items()}
+    histories = {name: box.history for name, box in boxes.items() if hasattr(box, "history")}
+    fit_of_it = {name: result.config[name] for name in ("data_sha256", "fit", "train_seconds", "seed")}
+    about = {
+        "versions": workflow.versions(),
+        "grey box": fit_of_it,
+        "black boxes": {"seconds a seed": how["budget_s"], "seeds": list(how["seeds"])},
+        "programs": {name: program.command_template for name, program in programs.items()},
+    }
+    report(
+        scored,
+        out / "report.html",
+        blocks=blocks,
+        models=boxes,
+        frame=frame,
+        controls=unit,
+        histories={workflow.GREY_BOX: result.history, **histories},
+        about={name: said for name, said in about.items() if said},
+    )
+    say(f"{out / 'report.html'}: to read, look at and listen to")
 
 
 @click.command()
 @click.option("--out", default="ddsp_la2a_demo", type=click.Path(path_type=Path), show_default=True)
 @seed_option
-@click.option("--budget", default=45.0, type=click.FloatRange(0.0), show_default=True, help="Seconds for the LSTM.")
+@click.option(
+    "--budget", default=45.0, type=click.FloatRange(0.0), show_default=True, help="Seconds for each black box."
+)
 def demo(out: Path, seed: int, budget: float) -> None:
-    """The whole job on a set rendered by a simulated unit: data, check, fit, curves, comparison."""
+    """The whole job on a set rendered by a simulated unit: data, check, fit, curves, comparison, report."""
     with workflow.new_folder(out):
         announce_compiling()
         root = la.render_demo(out / "recordings", seed=seed, progress=bar("render", "recording"))
         frame = checked(root, LA2A_CONTROLS)
-        _compare(frame, out, workflow.DEMO_ROWS, LA2A_CONTROLS, HARDWARE, "shipped", seed, budget)
-        click.echo(f"all numbers are from a simulated device; curves, scores and pictures are in {out}")
+        how = {"budget_s": budget, "seeds": (seed,), "folder": out / "trained"}
+        _compare(frame, out, workflow.DEMO_ROWS, {}, LA2A_CONTROLS, HARDWARE, "shipped", seed, **how)
+        click.echo(f"all numbers are from a simulated device; report, curves, scores and pictures are in {out}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,9 @@ from ddsp_la2a.data.check import apply_findings, check
 from ddsp_la2a.data.frame import positions_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import figures
-from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, Model, evaluate
+from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, Model
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.files import replacing
-from ddsp_la2a.fitting.fit import FitResult
 from ddsp_la2a.model.control_net import ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 
@@ -28,7 +29,7 @@ GREY_BOX = "grey-box"
 
 _LA2A_ROWS = ("published-gain", "published-filter")
 
-DEMO_ROWS = (*PROTOCOL_ROWS, "numpy-single", "lstm-32")
+DEMO_ROWS = (*PROTOCOL_ROWS, "numpy-single", "lstm-32", "tcn-small", "dasp")
 
 
 @contextmanager
@@ -88,48 +89,61 @@ def refuse_unknown(names: Sequence[str]) -> None:
         raise ValueError(f"models: expected some of {', '.join(known)}, got {', '.join(unknown)}")
 
 
+def is_trained(build: Any) -> bool:
+    """Whether a builder trains for a while: it takes a folder to keep what it has, and seeds make a difference."""
+    return "folder" in inspect.signature(build).parameters
+
+
 def build_baselines(
     frame: pd.DataFrame,
     names: Sequence[str],
     *,
     controls: Sequence[Control] = LA2A_CONTROLS,
     budget_s: float,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     progress: bool = False,
-) -> dict[str, Model]:
+    folder: Path | None = None,
+) -> dict[str, list[Model]]:
     """Fit the named baselines on the ``train`` rows of a frame.
 
     Args:
         frame: with ``train`` and ``test`` rows.
         names: of the entry-point group ``ddsp_la2a.models``.
         controls: of the unit.
-        budget_s: wall-clock seconds that each trained black box may take.
-        seed: of whatever is random.
+        budget_s: wall-clock seconds that each trained black box and seed may take.
+        seeds: a trained model for each of them; what is fitted takes the first.
         progress: show bars.
+        folder: where trained models are kept and found again, each below its name; None: nowhere.
+
+    Returns:
+        by name, one model or one a seed.
 
     Raises:
         ValueError: a name that no installed package offers, or a model that doesn't know these controls.
     """
     refuse_unknown(names)
-    how = {"controls": controls, "budget_s": budget_s, "seed": seed, "progress": progress}
-    known = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    return {name: known[name].load()(frame, **how) for name in names}
+    how = {"controls": controls, "budget_s": budget_s, "progress": progress}
+    known = {point.name: point.load() for point in entry_points(group=ENTRY_POINT_GROUP) if point.name in names}
+    found: dict[str, list[Model]] = {}
+    for name in names:
+        build, place = known[name], None if folder is None else folder / name
+        if is_trained(build):
+            found[name] = [build(frame, **how, seed=seed, folder=place) for seed in seeds]
+        else:
+            found[name] = [build(frame, **how, seed=seeds[0])]
+    return found
 
 
-def score_test_rows(
-    result: FitResult, frame: pd.DataFrame, names: Sequence[str], *, protocol: str, **building: Any
-) -> tuple[pd.DataFrame, dict[str, Model]]:
-    """Grey box and baselines on the ``test`` rows: scores, and all models by name."""
-    controls = result.model.controls
-    models = {GREY_BOX: result.model, **build_baselines(frame, names, controls=controls, **building)}
-    progress = building.get("progress", False)
-    return evaluate(models, frame, controls=controls, protocol=protocol, progress=progress), models
+def versions() -> dict[str, str]:
+    """What a table was made with."""
+    packages = ("ddsp-la2a", "torch", "numpy", "scipy", "numba", "pandas")
+    return {"Python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def write_scores(scored: pd.DataFrame, folder: Path) -> None:
-    """``scores.csv``, whole or not at all."""
-    with replacing(folder / "scores.csv") as temporary:
-        scored.to_csv(temporary, index=False)
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """A CSV file, whole or not at all."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def write_pictures(model: GreyBox, folder: Path, **positions: Any) -> None:

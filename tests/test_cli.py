@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -550,7 +551,7 @@ def test_curves_of_the_published_settings(run):
 # --- fit, evaluate, compare -----------------------------------------------------------------------------------------
 
 FIT_FILES = CURVE_FILES | {"output_stage.svg", "model.safetensors", "history.csv", "config.json"}
-SCORE_FILES = {"scores.csv", "gain_reduction.svg"}
+SCORE_FILES = {"scores.csv", "blocks.csv", "gain_reduction.svg"}
 
 
 def test_fit_scores_what_the_split_leaves(run, recordings):
@@ -654,19 +655,70 @@ def test_evaluate_published(run, recordings):
 
 
 def test_compare_writes_one_table_of_all(run, recordings, few_steps):
-    """With the rows that no table may leave out, whatever models are asked for."""
-    ran = run("compare", recordings, "--out", "out", "--models", "identity,lstm-32", "--budget", 1)
+    """With the rows that no table may leave out, whatever models are asked for; and a report of it all."""
+    ran = run("compare", recordings, "--out", "out", "--models", "identity,lstm-32", "--budget", 1, "--seeds", 2)
     assert ran.status == 0, ran.err
-    assert files_of(Path("out")) == FIT_FILES | SCORE_FILES
+    assert files_of(Path("out")) - {"trained"} == FIT_FILES | SCORE_FILES | {"report.html"}
+    assert sorted(path.name for path in Path("out/trained/lstm-32").iterdir()) == ["seed-0", "seed-1"]
     scored = pd.read_csv("out/scores.csv")
     assert set(scored["model"]) == {"grey-box", "lstm-32", *PROTOCOL_ROWS}
-    assert len(scored) == 12
+    assert len(scored) == 2 * 7
+    assert scored[scored["model"] == "lstm-32"]["seed"].tolist() == [0, 1] * 2
+    blocks = pd.read_csv("out/blocks.csv")
+    assert set(blocks["model"]) == set(scored["model"])
+    report = Path("out/report.html").read_text(encoding="utf-8")
+    assert "not distinguishable" in report
+    assert "lstm-32" in report
     lines = ran.out.splitlines()
     assert sum("hardware" in line for line in lines) == 6
     assert lines[-1] == "not converged within its budget, so not a verdict: grey-box, lstm-32"
     picture = Path("out/gain_reduction.svg").read_text(encoding="utf-8")
     for words in ("target", "grey-box", "lstm-32", "(hardware)"):
         assert words in picture
+
+
+def program(factor: str) -> str:
+    """A command that turns the input up, and would tell if it were given anything else."""
+    code = (
+        "import sys, soundfile as s; x, r = s.read(sys.argv[1], dtype='float32'); "
+        f"s.write(sys.argv[2], {factor} * x, r, 'FLOAT')"
+    )
+    words = (sys.executable, "-c", code, "{input}", "{output}", "{peak_reduction}", "{compress_or_limit}")
+    return shlex.join(words)
+
+
+def test_compare_with_a_program(run, recordings, few_steps):
+    ran = run("compare", recordings, "--out", "out", "--models", "identity", "--program", f"twice={program('2')}")
+    assert ran.status == 0, ran.err
+    scored = pd.read_csv("out/scores.csv").set_index(["track_id", "model"])
+    for track in (121, 122):
+        offset = scored.loc[(track, "identity"), "gain_offset_db"] - scored.loc[(track, "twice"), "gain_offset_db"]
+        assert offset == pytest.approx(20.0 * np.log10(2.0), abs=1e-6)
+    assert "twice" in Path("out/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("twice", "program: expected NAME=COMMAND, got 'twice'"),
+        ("grey-box=x {input} {output}", "program: expected a name of its own, got grey-box"),
+        ("mine=x {input}", "command: expected "),
+    ],
+)
+def test_programs_that_cannot_be(run, recordings, said, message):
+    ran = run("compare", recordings, "--out", "out", "--program", said)
+    assert ran.status == 2
+    assert message in ran.err
+    assert not Path("out").exists()
+
+
+def test_a_program_that_fails_is_one_line(run, recordings, few_steps):
+    failing = shlex.join([sys.executable, "-c", "raise SystemExit('no licence')", "{input}", "{output}"])
+    both = failing + " {peak_reduction} {compress_or_limit}"
+    ran = run("compare", recordings, "--out", "out", "--models", "identity", "--program", f"mine={both}")
+    assert ran.status == 2
+    assert "no licence" in ran.err
+    assert "Traceback" not in ran.err
 
 
 # --- other units ----------------------------------------------------------------------------------------------------

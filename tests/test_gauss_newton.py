@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 RATE = 8000
 NAMES = ["threshold_db", "ratio", "knee_db", "attack_ms", "release_ms", "makeup_db"]
-STAGES = ["starts", "settings, thinned", "shared make-up", "network, thinned", "network"]
+STAGES = ["starts", "settings, thinned", "shared device", "network, thinned", "network"]
 Truth = dict[str, float]
 
 
@@ -613,7 +613,7 @@ def cut_short(result: la.FitResult, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def begins(train: pd.DataFrame) -> list[int]:
-    """Numbers of the evaluations with which begin: the shared make-up, the network's two starts, its last fit."""
+    """Numbers of the evaluations with which begin: the shared device, the network's two starts, its last fit."""
     with pytest.MonkeyPatch.context() as patch:
         interrupter = Interrupter(patch)
         interrupter.fit(train)

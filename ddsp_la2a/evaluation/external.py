@@ -95,9 +95,9 @@ class External:
 
         Raises:
             ValueError: audio, sample rate or a position that isn't as stated.
-            RuntimeError: the program isn't there, failed, took too long, or wrote nothing, a file of another length,
-                rate or number of channels, or samples that aren't finite; with the command and the end of what it
-                said.
+            ChildProcessError: the program isn't there, failed, took too long, or wrote nothing, a file of another
+                length, rate or number of channels, or samples that aren't finite; with the command and the end of what
+                it said.
         """
         audio = np.asarray(audio)
         if audio.ndim not in (1, 2) or not np.issubdtype(audio.dtype, np.floating):
@@ -131,7 +131,7 @@ class External:
             if reason:
                 end = " ".join(said.read_text(encoding="utf-8", errors="replace").split())[-_SAID_CHARACTERS:]
                 last = f"; it said last: {end}" if end else ""
-                raise RuntimeError(f"{shlex.join(command)}: {reason}{last}")
+                raise ChildProcessError(f"{shlex.join(command)}: {reason}{last}")
         return output
 
     def _ran(self, command: list[str], said: Path) -> str:
