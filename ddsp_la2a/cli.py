@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -21,6 +18,7 @@ import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
 from ddsp_la2a.cli_capture import capture
 from ddsp_la2a.console import bar as _bar
+from ddsp_la2a.console import run_command
 from ddsp_la2a.console import say as _say
 from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.audio import audio_info
@@ -392,20 +390,5 @@ def process(
 
 
 def main() -> None:
-    """Entry point: runs the command; a user's mistake becomes one line and exit status 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
-    try:
-        command(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except click.Abort:
-        _say("interrupted")
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> None:
-    _say(f"ddsp-la2a: error: {' '.join(message.split())}")
-    sys.exit(2)
+    """Entry point."""
+    run_command(command, "ddsp-la2a")

@@ -99,6 +99,7 @@ def build_baselines(
     budget_s: float,
     seed: int = 0,
     progress: bool = False,
+    folder: Path | None = None,
 ) -> dict[str, Model]:
     """Fit the named baselines on the ``train`` rows of a frame.
 
@@ -109,6 +110,7 @@ def build_baselines(
         budget_s: wall-clock seconds that each trained black box may take.
         seed: of whatever is random.
         progress: show bars.
+        folder: where trained models are kept and found again, each below its name; None: nowhere.
 
     Raises:
         ValueError: a name that no installed package offers, or a model that doesn't know these controls.
@@ -116,7 +118,8 @@ def build_baselines(
     refuse_unknown(names)
     how = {"controls": controls, "budget_s": budget_s, "seed": seed, "progress": progress}
     known = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    return {name: known[name].load()(frame, **how) for name in names}
+    places = {name: None if folder is None else folder / name for name in names}
+    return {name: known[name].load()(frame, **how, folder=places[name]) for name in names}
 
 
 def score_test_rows(
