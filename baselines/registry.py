@@ -90,7 +90,7 @@ def tcn_300_c(frame: pd.DataFrame, *, folder: Path | None = None, **how: Any) ->
 
 
 def tcn_small(frame: pd.DataFrame, *, folder: Path | None = None, **how: Any) -> BlackBox:
-    """The same TCN with 16 channels, receptive field 302 ms: 16,209 weights, a seventh of the time."""
+    """The same TCN with 16 channels, receptive field 302 ms: 16,209 weights, less than half the time."""
     build = partial(ConditionedTCN, channels=16)
     return train_black_box("tcn-small", build, SMALL_TCN_ADAM, frame, folder=folder, **how)
 
