@@ -198,7 +198,13 @@ def _keep(module: BlackBox, place: Path, fingerprint: str, config: dict[str, Any
     for name, text in texts.items():
         with replacing(place / name) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
-    described = {"format_version": FORMAT_VERSION, "family": _FAMILY, "fingerprint": fingerprint, "info": module.info}
+    described = {
+        "format_version": FORMAT_VERSION,
+        "family": _FAMILY,
+        "fingerprint": fingerprint,
+        "info": module.info,
+        "history": module.history.to_dict("records"),
+    }
     write_tensors(place / _MODEL, described, module.state_dict())
 
 
@@ -213,8 +219,8 @@ def _loaded(module: BlackBox, place: Path, fingerprint: str, budget_s: float) ->
         if not (info["converged"] or (info["train_seconds"] >= budget_s and not info["interrupted"])):
             return False
         module.load_state_dict(tensors)
-        module.history = pd.read_csv(place / "history.csv", float_precision="round_trip")
-    except (KeyError, TypeError, RuntimeError, ValueError, OSError) as error:
+        module.history = pd.DataFrame(described["history"])
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a model of these recordings and settings, got another ({error}); name another folder, "
             "or delete this one to begin anew"

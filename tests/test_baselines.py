@@ -16,11 +16,11 @@ from scipy.signal import lfilter
 
 import ddsp_la2a as la
 from baselines.identity import Identity
-from baselines.lstm import ConditionedLSTM, train_lstm
+from baselines.lstm import ConditionedLSTM
 from baselines.numpy_compressor import NumpyCompressor
 from baselines.output_filter import Filtered
 from baselines.published import Published
-from baselines.registry import FILTER_TAPS, nearest_setting, numpy_single
+from baselines.registry import FILTER_TAPS, lstm_32, nearest_setting, numpy_single
 from ddsp_la2a.compare import DEMO_ROWS, ENTRY_POINT_GROUP, LINEAR_ROWS, baseline_names, build_baselines, suitable
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.segments import SegmentDataset
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 RATE = 8000
 NAMES = [
+    "dasp",
     "identity",
     "identity-filter",
     "lstm-32",
@@ -38,7 +39,10 @@ NAMES = [
     "numpy-single",
     "published-filter",
     "published-gain",
+    "tcn-300-c",
+    "tcn-small",
 ]
+TRAINED = ("dasp", "lstm-32", "tcn-300-c", "tcn-small")
 AT = {"compress_or_limit": 0, "peak_reduction": 50}
 
 
@@ -326,7 +330,7 @@ def test_lstm_at_another_rate_keeps_the_length(rate, frames):
 def test_lstm_learns(frame):
     """A short budget on a few seconds of audio: better than at its start, and it says that it isn't done."""
     start = ConditionedLSTM(RATE, seed=1)
-    trained = train_lstm(frame, budget_s=2.0, seed=1)
+    trained = lstm_32(frame, budget_s=2.0, seed=1)
     watched = SegmentDataset(frame[frame["split"] == "val"], 3.0, 1.0)
     batches = list(torch.utils.data.DataLoader(watched, 1))
     assert validation_error(trained, batches) < 0.8 * validation_error(start, batches)
@@ -341,7 +345,7 @@ def test_lstm_learns(frame):
 
 def test_lstm_without_rows_to_train_on(frame):
     with pytest.raises(ValueError, match="frame"):
-        train_lstm(frame[frame["split"] == "test"], budget_s=1.0)
+        lstm_32(frame[frame["split"] == "test"], budget_s=1.0)
 
 
 def test_registered_names():
@@ -356,8 +360,9 @@ def test_entry_points_load(name):
     assert callable(build)
     assert inspect.getdoc(build)
     options = inspect.signature(build).parameters
-    for option in ("budget_s", "seed", "progress"):
+    for option in ("budget_s", "seed", "progress", "folder"):
         assert option in options or any(p.kind is p.VAR_KEYWORD for p in options.values())
+    assert ("folder" in options) == (name in TRAINED)
 
 
 def test_all_baselines_are_built_and_scored(frame):
@@ -368,6 +373,7 @@ def test_all_baselines_are_built_and_scored(frame):
     told = scored.drop_duplicates("model").set_index("model")
     published = Published().info["parameters"]
     assert told["parameters"].to_dict() == {
+        "dasp": 133,
         "identity": 0,
         "identity-filter": 2 * (FILTER_TAPS + 1),
         "lstm-32": 4769,
@@ -375,10 +381,12 @@ def test_all_baselines_are_built_and_scored(frame):
         "numpy-single": 6,
         "published-filter": published + 2 * (FILTER_TAPS + 1),
         "published-gain": published + 2,
+        "tcn-300-c": 50737,
+        "tcn-small": 16209,
     }
-    for name in ("lstm-32", "nearest-setting"):
+    for name in (*TRAINED, "nearest-setting"):
         assert told.loc[name, "seed"] == 2
-    for name in ("lstm-32", "nearest-setting", "numpy-single"):
+    for name in (*TRAINED, "nearest-setting", "numpy-single"):
         assert told.loc[name, "train_seconds"] > 0
 
 
@@ -393,7 +401,7 @@ def test_numpy_single_finishes(frame):
 
 def test_baselines_see_only_training_and_validation_rows(frame):
     """The same without the test rows."""
-    names = [name for name in NAMES if name not in ("lstm-32", "numpy-single")]
+    names = [name for name in NAMES if name not in (*TRAINED, "numpy-single")]
     train_only = frame[frame["split"] == "train"]
     one, other = (build_baselines(rows, names, budget_s=1.0) for rows in (frame, train_only))
     timed = ["real_time_factor", "train_seconds"]
@@ -402,7 +410,7 @@ def test_baselines_see_only_training_and_validation_rows(frame):
 
 
 def test_unknown_name(frame):
-    with pytest.raises(ValueError, match=r"models: expected some of identity, .*, got magic, more magic"):
+    with pytest.raises(ValueError, match=r"models: expected some of dasp, identity, .*, got magic, more magic"):
         build_baselines(frame, ["identity", "magic", "more magic"], budget_s=1.0)
 
 

@@ -59,6 +59,8 @@ class AdamSettings:
         weight_prior_s: strength of the Gaussian prior whose energy the module's ``prior_energy()`` gives, in seconds:
             the loss gets that energy times ``weight_prior_s`` over the seconds of training audio, because evidence
             grows with the audio and a prior doesn't. 0 leaves it out.
+        clip_norm: largest norm of the gradient of all weights together; a longer one is scaled down, so that one window of
+            near silence can't undo what the others taught. None: none is.
         seed: of the order of the segments.
     """
 
@@ -71,6 +73,7 @@ class AdamSettings:
     budget_s: float | None = None
     stft_weight: float = 0.0
     weight_prior_s: float = WEIGHT_PRIOR_S
+    clip_norm: float | None = None
     seed: int = 0
 
 
@@ -257,6 +260,8 @@ def train(
                 loss = loss + prior * module.prior_energy()  # type: ignore[operator]
             optimiser.zero_grad()
             loss.backward()
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
             optimiser.step()
             bar.update()
             out_of_time = settings.budget_s is not None and seconds() > settings.budget_s
