@@ -207,6 +207,26 @@ def test_a_loss_that_is_not_finite_ends_the_run(datasets, tmp_path, caplog):
     assert all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
 
 
+def test_a_long_gradient_is_scaled_down(datasets):
+    class Gain(torch.nn.Module):
+        latency = 0
+
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.tensor(100.0))
+
+        def forward(self, batch, state=None):
+            return batch["raw"] * self.gain, torch.zeros(())
+
+    norms = []
+    for limit in (None, 0.5):
+        module = Gain()
+        train(module, datasets[0], None, replace(SETTINGS, max_steps=1, window_frames=None, clip_norm=limit))
+        norms.append(float(module.gain.grad.norm()))
+    assert norms[0] > 1.0
+    assert norms[1] == pytest.approx(0.5, rel=1e-4)
+
+
 def test_windows_do_not_start_the_dc_filter_anew(datasets):
     """The errors of windows, one after the other, are those of the whole segment."""
     from ddsp_la2a.fitting.losses import dc_filter

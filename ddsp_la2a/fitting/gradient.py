@@ -59,8 +59,8 @@ class AdamSettings:
         weight_prior_s: strength of the Gaussian prior whose energy the module's ``prior_energy()`` gives, in seconds:
             the loss gets that energy times ``weight_prior_s`` over the seconds of training audio, because evidence
             grows with the audio and a prior doesn't. 0 leaves it out.
-        clip_norm: largest norm of the gradient of all weights together; a longer one is scaled down, so that one window of
-            near silence can't undo what the others taught. None: none is.
+        clip_norm: largest norm of the gradient of all weights together; a longer one is scaled down, so that one window
+            of near silence can't undo what the others taught. None: no limit.
         seed: of the order of the segments.
     """
 
