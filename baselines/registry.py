@@ -1,24 +1,34 @@
 """The baselines by name, as the entry-point group ``ddsp_la2a.models`` lists them.
 
-An entry point of that group is a function ``build(frame, *, controls, budget_s, seed, progress)`` that fits on the rows
-whose split is ``train`` (and may watch ``val``) and returns something with ``process``. A package of yours can register
-its own; ``ddsp-la2a compare`` finds it.
+An entry point of that group is a function ``build(frame, *, controls, budget_s, seed, progress, folder)`` that fits on
+the rows whose split is ``train`` (and may watch ``val``) and returns something with ``process``. What it doesn't need
+it takes as ``**_``. One that names ``folder`` is a model that is trained for a while: there (``Path`` or None) it keeps
+``seed-0`` and so on, each with a checkpoint, the model, its history and how it came about. What is finished there for
+the same recordings and settings is loaded, what isn't is resumed. The ``history`` of such a model is a DataFrame, and
+its ``info`` has ``parameters``, ``settings_seen``, ``train_seconds``, ``budget_s``, ``converged`` and ``seed``.
+
+A package of yours can register its own; ``ddsp-la2a compare`` and ``python -m baselines`` find it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
 import ddsp_la2a as la
+from baselines.black_box import BlackBox, train_black_box
+from baselines.dasp_compressor import DASP_ADAM, DaspCompressor
 from baselines.identity import Identity
-from baselines.lstm import ConditionedLSTM, train_lstm
+from baselines.lstm import LSTM_ADAM, ConditionedLSTM
 from baselines.numpy_compressor import NumpyCompressor
 from baselines.output_filter import Filtered
 from baselines.published import Published
+from baselines.tcn import SMALL_TCN_ADAM, TCN_ADAM, ConditionedTCN
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.model.stages import PLAIN
 
@@ -74,16 +84,25 @@ def nearest_setting(
     return fitted.model
 
 
-def lstm_32(
-    frame: pd.DataFrame,
-    *,
-    controls: Controls = LA2A_CONTROLS,
-    budget_s: float,
-    seed: int = 0,
-    progress: bool = False,
-) -> ConditionedLSTM:
-    """A conditioned LSTM with 32 units, trained for at most ``budget_s`` seconds."""
-    return train_lstm(frame, controls=controls, budget_s=budget_s, seed=seed, progress=progress)
+def tcn_300_c(frame: pd.DataFrame, *, folder: Path | None = None, **how: Any) -> BlackBox:
+    """A causal TCN conditioned by FiLM, 32 channels, receptive field 302 ms (TCN-300-C): 50,737 weights."""
+    return train_black_box("tcn-300-c", ConditionedTCN, TCN_ADAM, frame, folder=folder, **how)
+
+
+def tcn_small(frame: pd.DataFrame, *, folder: Path | None = None, **how: Any) -> BlackBox:
+    """The same TCN with 16 channels, receptive field 302 ms: 16,209 weights, less than half the time."""
+    build = partial(ConditionedTCN, channels=16)
+    return train_black_box("tcn-small", build, SMALL_TCN_ADAM, frame, folder=folder, **how)
+
+
+def lstm_32(frame: pd.DataFrame, *, folder: Path | None = None, **how: Any) -> BlackBox:
+    """A conditioned LSTM with 32 units: 4,769 weights."""
+    return train_black_box("lstm-32", ConditionedLSTM, LSTM_ADAM, frame, folder=folder, **how)
+
+
+def dasp(frame: pd.DataFrame, *, folder: Path | None = None, **how: Any) -> BlackBox:
+    """The compressor of dasp-pytorch behind a knob network, attack smoothing only: 133 weights."""
+    return train_black_box("dasp", DaspCompressor, DASP_ADAM, frame, folder=folder, **how)
 
 
 def _how(fitted: la.FitResult) -> dict[str, Any]:

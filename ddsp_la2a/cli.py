@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from ddsp_la2a.cli_capture import capture
 from ddsp_la2a.cli_fit import compare, demo, evaluate, fit
 from ddsp_la2a.cli_options import controls_option, out_folder_option, positions_option, source_argument
 from ddsp_la2a.cli_process import process
-from ddsp_la2a.console import bar, say
+from ddsp_la2a.console import bar, run_command, say
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.index import write_frame
 from ddsp_la2a.files import replacing
@@ -78,20 +75,5 @@ def curves(model: Path, out: Path, positions: dict[str, float]) -> None:
 
 
 def main() -> None:
-    """Entry point: runs the command; a user's mistake becomes one line and exit status 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
-    try:
-        command(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except click.Abort:
-        say("interrupted")
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> None:
-    say(f"ddsp-la2a: error: {' '.join(message.split())}")
-    sys.exit(2)
+    """Entry point."""
+    run_command(command, "ddsp-la2a")

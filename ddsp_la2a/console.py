@@ -1,7 +1,10 @@
-"""What the commands share: a word on standard error, and a bar for what takes a while."""
+"""What the commands share: a word on standard error, a bar for what takes a while, and what becomes of errors."""
 
 from __future__ import annotations
 
+import logging
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,3 +29,28 @@ def bar(description: str, unit: str) -> Callable[[int, int], None]:
             drawn.close()
 
     return progress
+
+
+def run_command(command: click.Command, name: str) -> None:
+    """Run a command with the process' arguments; a user's mistake becomes one line and exit status 2.
+
+    Args:
+        command: without arguments it shows its help.
+        name: what it is called, before the message.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    try:
+        command(sys.argv[1:] or ["--help"], prog_name=name, standalone_mode=False)
+    except click.ClickException as error:
+        _fail(name, error.format_message())
+    except click.Abort:
+        say("interrupted")
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        _fail(name, str(error))
+
+
+def _fail(name: str, message: str) -> None:
+    say(f"{name}: error: {' '.join(message.split())}")
+    sys.exit(2)

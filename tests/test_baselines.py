@@ -16,11 +16,11 @@ from scipy.signal import lfilter
 
 import ddsp_la2a as la
 from baselines.identity import Identity
-from baselines.lstm import ConditionedLSTM, train_lstm
+from baselines.lstm import ConditionedLSTM
 from baselines.numpy_compressor import NumpyCompressor
 from baselines.output_filter import Filtered
 from baselines.published import Published
-from baselines.registry import FILTER_TAPS, nearest_setting, numpy_single
+from baselines.registry import FILTER_TAPS, lstm_32, nearest_setting, numpy_single
 from ddsp_la2a.compare import DEMO_ROWS, ENTRY_POINT_GROUP, baseline_names, build_baselines, suitable
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.segments import SegmentDataset
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 RATE = 8000
 NAMES = [
+    "dasp",
     "identity",
     "identity-filter",
     "lstm-32",
@@ -39,7 +40,10 @@ NAMES = [
     "numpy-single",
     "published-filter",
     "published-gain",
+    "tcn-300-c",
+    "tcn-small",
 ]
+TRAINED = ("dasp", "lstm-32", "tcn-300-c", "tcn-small")
 AT = {"compress_or_limit": 0, "peak_reduction": 50}
 
 
@@ -327,7 +331,7 @@ def test_lstm_at_another_rate_keeps_the_length(rate, frames):
 def test_lstm_learns(frame):
     """A short budget on a few seconds of audio: better than at its start, and it says that it isn't done."""
     start = ConditionedLSTM(RATE, seed=1)
-    trained = train_lstm(frame, budget_s=2.0, seed=1)
+    trained = lstm_32(frame, budget_s=2.0, seed=1)
     watched = SegmentDataset(frame[frame["split"] == "val"], 3.0, 1.0)
     batches = list(torch.utils.data.DataLoader(watched, 1))
     assert validation_error(trained, batches) < 0.8 * validation_error(start, batches)
@@ -342,7 +346,7 @@ def test_lstm_learns(frame):
 
 def test_lstm_without_rows_to_train_on(frame):
     with pytest.raises(ValueError, match="frame"):
-        train_lstm(frame[frame["split"] == "test"], budget_s=1.0)
+        lstm_32(frame[frame["split"] == "test"], budget_s=1.0)
 
 
 def test_registered_names():
@@ -357,18 +361,20 @@ def test_entry_points_load(name):
     assert callable(build)
     assert inspect.getdoc(build)
     options = inspect.signature(build).parameters
-    for option in ("budget_s", "seed", "progress"):
+    for option in ("budget_s", "seed", "progress", "folder"):
         assert option in options or any(p.kind is p.VAR_KEYWORD for p in options.values())
+    assert ("folder" in options) == (name in TRAINED)
 
 
 def test_all_baselines_are_built_and_scored(frame):
-    models = build_baselines(frame, NAMES, budget_s=0.5, seed=2)
+    models = build_baselines(frame, NAMES, budget_s=0.5, seeds=[2])
     scored = la.evaluate(models, frame)
     assert len(scored) == 2 * len(NAMES)
     assert np.isfinite(scored["esr_dc_filtered"]).all()
     told = scored.drop_duplicates("model").set_index("model")
     published = Published().info["parameters"]
     assert told["parameters"].to_dict() == {
+        "dasp": 133,
         "identity": 0,
         "identity-filter": 2 * (FILTER_TAPS + 1),
         "lstm-32": 4769,
@@ -376,10 +382,12 @@ def test_all_baselines_are_built_and_scored(frame):
         "numpy-single": 6,
         "published-filter": published + 2 * (FILTER_TAPS + 1),
         "published-gain": published + 2,
+        "tcn-300-c": 50737,
+        "tcn-small": 16209,
     }
-    for name in ("lstm-32", "nearest-setting"):
+    for name in (*TRAINED, "nearest-setting"):
         assert told.loc[name, "seed"] == 2
-    for name in ("lstm-32", "nearest-setting", "numpy-single"):
+    for name in (*TRAINED, "nearest-setting", "numpy-single"):
         assert told.loc[name, "train_seconds"] > 0
 
 
@@ -394,7 +402,7 @@ def test_numpy_single_finishes(frame):
 
 def test_baselines_see_only_training_and_validation_rows(frame):
     """The same without the test rows."""
-    names = [name for name in NAMES if name not in ("lstm-32", "numpy-single")]
+    names = [name for name in NAMES if name not in (*TRAINED, "numpy-single")]
     train_only = frame[frame["split"] == "train"]
     one, other = (build_baselines(rows, names, budget_s=1.0) for rows in (frame, train_only))
     timed = ["real_time_factor", "train_seconds"]
@@ -403,7 +411,7 @@ def test_baselines_see_only_training_and_validation_rows(frame):
 
 
 def test_unknown_name(frame):
-    with pytest.raises(ValueError, match=r"models: expected some of identity, .*, got magic, more magic"):
+    with pytest.raises(ValueError, match=r"models: expected some of dasp, identity, .*, got magic, more magic"):
         build_baselines(frame, ["identity", "magic", "more magic"], budget_s=1.0)
 
 
@@ -422,8 +430,8 @@ def test_all_but_the_published_are_built_for_another_unit(strip, tmp_path):
     scored = la.evaluate(models, frame, controls=strip.controls).set_index("model")
     assert np.isfinite(scored["esr_dc_filtered"]).all()
     assert scored.loc["lstm-32", "parameters"] == 4769 + 4 * 32 * (5 - 2)  # three inputs for the switch
-    assert models["identity-filter"].info["settings_seen"] == [(1, 2.0, 0.2), (3, 8.0, 0.9)]
-    assert models["nearest-setting"].info["settings_seen"] == [(1, 2.0, 0.2), (3, 8.0, 0.9)]
+    assert models["identity-filter"][0].info["settings_seen"] == [(1, 2.0, 0.2), (3, 8.0, 0.9)]
+    assert models["nearest-setting"][0].info["settings_seen"] == [(1, 2.0, 0.2), (3, 8.0, 0.9)]
 
 
 def test_the_nearest_filter_is_of_the_same_switch_position(strip, tmp_path, programme):

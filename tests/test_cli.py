@@ -761,7 +761,8 @@ def test_compare_leaves_out_what_knows_the_la2a_only(run, strip_csv, few_steps):
     ran = run("compare", strip_csv, "--out", "out", "--controls", STRIP, "--budget", 1)
     assert ran.status == 0, ran.err
     assert set(pd.read_csv("out/scores.csv")["model"]) == {
-        *("grey-box", "identity", "identity-filter", "lstm-32", "nearest-setting", "numpy-single")
+        *("grey-box", "identity", "identity-filter", "nearest-setting", "numpy-single"),
+        *("dasp", "lstm-32", "tcn-300-c", "tcn-small"),
     }
 
 

@@ -18,12 +18,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ddsp_la2a.controls import Control
-from ddsp_la2a.model import storage
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.intervals import extrapolated
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
 from ddsp_la2a.model.storage import load
+from ddsp_la2a.model.tensor_file import content_hash
 
 PARAMETERS = (*CARD_PARAMETERS, MAKEUP)
 NAMES = [p.name for p in PARAMETERS]
@@ -289,7 +289,7 @@ def forge(
         held = {name.replace("card.", "controls."): tensor for name, tensor in held.items()}
         held["makeup"] = held.pop("device").reshape(())
     described = json.loads(json.dumps(plain))
-    text = json.dumps({**described, "content_sha256": storage._content_hash(described, held)})
+    text = json.dumps({**described, "content_sha256": content_hash(described, held)})
     path.write_bytes(to_bytes(held, {"ddsp_la2a": text}))
 
 

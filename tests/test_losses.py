@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.signal import lfilter
 
-from ddsp_la2a.fitting.losses import SegmentLoss, dc_filter
+from ddsp_la2a.fitting.losses import SegmentLoss, dc_filter, dc_memory
 
 NUMERATOR, DENOMINATOR = [1.0, -1.0], [1.0, -0.995]
 FLOOR = 1e-6  # −60 dBFS, as a power
@@ -66,6 +66,36 @@ def test_dc_filter_gradient_is_the_filter_backwards_in_time():
     (dc_filter(signal) * weight).sum().backward()
     expected = lfilter(NUMERATOR, DENOMINATOR, weight.numpy()[:, ::-1])[:, ::-1]
     np.testing.assert_allclose(signal.grad.numpy(), expected, atol=1e-14)
+
+
+def test_dc_filter_window_by_window_is_scipys():
+    signal = noise(2, 900) + 0.3
+    memory, parts = None, []
+    for window in signal.split([1, 400, 250, 249], dim=1):
+        filtered = dc_filter(window, memory)
+        memory = dc_memory(window, filtered)
+        parts.append(filtered)
+    expected = lfilter(NUMERATOR, DENOMINATOR, signal.numpy())
+    np.testing.assert_allclose(torch.cat(parts, dim=1).numpy(), expected, rtol=0, atol=1e-14)
+
+
+def test_dc_filter_memory_has_no_gradient():
+    first, second = noise(2, 40).requires_grad_(), noise(2, 40, seed=1).requires_grad_()
+    memory = dc_memory(first, dc_filter(first))
+    assert not memory.requires_grad
+    assert torch.autograd.gradcheck(lambda signal: dc_filter(signal, memory), (second,))
+
+
+def test_loss_of_a_window_is_that_of_the_whole():
+    estimate, target = noise(2, 3000, seed=1) + 0.2, noise(2, 3000, seed=2) - 0.1
+    mask = torch.zeros(2, 3000, dtype=torch.float64)
+    mask[:, 1000:] = 1.0
+    memory = tuple(dc_memory(t[:, :1000], dc_filter(t[:, :1000])) for t in (estimate - target, target))
+    window = [t[:, 1000:] for t in (estimate, target, mask)]
+    expected = by_formula(estimate, target, mask)
+    # The floor grows with the frames of a window.
+    assert float(SegmentLoss()(*window, memory)) == pytest.approx(expected, rel=1e-4)
+    assert float(SegmentLoss()(*window)) != pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -199,3 +199,15 @@ def test_controls_of_another_unit_by_name(strip, tmp_path):
     assert [[float(p) for p in row] for row in positions] == [[3.0, 2.5, 0.5], [1.0, 5.0, 1.0]]
     assert [p.dtype for p in positions[0]] == [torch.int64, torch.float64, torch.float64]
     assert segments(frame, 4.0, controls=strip.controls)["recording"].tolist() == [0, 1]
+
+
+def test_a_skip_for_each_row(tmp_path):
+    """What is skipped is still there to warm up by; a segment in which nothing counts is left out."""
+    dataset = SegmentDataset(make_frame(tmp_path, 9000, 7000), length_s=3.0, warmup_s=1.0, skip_s=[7.5, 0.5])
+    assert dataset.segments["recording"].tolist() == [0, 1, 1, 1]
+    assert dataset.segments["start_frame"].tolist() == [6000, 0, 3000, 6000]
+    counted = [item["mask"].sum() for item in (dataset[i] for i in range(4))]
+    assert counted == [1500, 2500, 3000, 1000]
+    assert torch.equal(dataset[0]["raw"], torch.from_numpy(ramp(4000, 5001)).float())
+    with pytest.raises(ValueError, match="skip_s: expected 0 s or more, one for all rows or for each"):
+        SegmentDataset(dataset.frame, skip_s=[1.0, 1.0, 1.0])

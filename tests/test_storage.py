@@ -20,12 +20,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
-from ddsp_la2a.model import storage
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP
 from ddsp_la2a.model.stages import Stages
 from ddsp_la2a.model.storage import load, save
+from ddsp_la2a.model.tensor_file import content_hash
 
 RATE = 44100
 INFO = {"data": "sha256:…", "scores": {"esr": 0.0039}, "author": "György"}
@@ -93,7 +93,7 @@ def forge(
     }
     described = description(plain)
     try:
-        digest = storage._content_hash(described, held)
+        digest = content_hash(described, held)
     except TypeError:
         digest = "0" * 64
     text = json.dumps({**described, "content_sha256": digest} if isinstance(described, dict) else described)
@@ -568,7 +568,7 @@ def test_a_read_only_folder_keeps_what_it_has(file: Path) -> None:
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()], ids=repr
 )
-@pytest.mark.parametrize("at", ["os.fsync", "pathlib.Path.replace", "ddsp_la2a.model.storage.to_bytes"])
+@pytest.mark.parametrize("at", ["os.fsync", "pathlib.Path.replace", "ddsp_la2a.model.tensor_file.to_bytes"])
 def test_whatever_goes_wrong_the_old_file_is_intact_and_no_other_left(
     at: str, error: BaseException, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,19 @@ def linked_takes(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROL
     edges = coo_array((np.ones(len(frame)), (takes, len(take_names) + settings)), shape=(size, size))
     linked = connected_components(edges, directed=False)[0] == 1
     return takes.astype(np.int64) if linked else None
+
+
+def data_hash(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> str:
+    """Hash of which recordings a frame names: their settings, stretches, file names, sizes and times of change."""
+    digest = hashlib.sha256()
+    names = ["split", "take", *(c.name for c in controls), *(c for c in STRETCH_COLUMNS if c in frame.columns)]
+    for row in frame.itertuples(index=False):
+        described = [str(getattr(row, name)) for name in names]
+        for path in (Path(str(row.raw_audio_path)), Path(str(row.processed_audio_path))):
+            stat = path.stat()
+            described += [path.name, str(stat.st_size), str(stat.st_mtime_ns)]
+        digest.update("\x1f".join(described).encode("utf-8") + b"\n")
+    return digest.hexdigest()
 
 
 def _whole_numbers(values: pd.Series, column: str, row_name: Callable[[int], str]) -> pd.Series:

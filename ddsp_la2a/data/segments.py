@@ -154,13 +154,15 @@ class SegmentDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         frame: see :func:`~ddsp_la2a.data.index.read_frame`.
         length_s: 3 to 10 s.
         warmup_s: 0 s or more.
-        skip_s: 0 s or more at the beginning of each row, where the state of the unit isn't known.
+        skip_s: 0 s or more at the beginning of each row, where the state of the unit isn't known; or one for each row,
+            where more of its beginning is there to warm up alone.
         controls: of the unit.
 
     Attributes:
         frame: the frame, rows numbered from 0.
         controls: of the unit.
         segments: what :func:`segments` gives, but for those left out.
+        skip_frames: of each row.
         sample_rate: in Hz, of all files.
 
     Raises:
@@ -172,20 +174,21 @@ class SegmentDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         frame: pd.DataFrame | str | Path,
         length_s: float = 5.0,
         warmup_s: float = 2.0,
-        skip_s: float = 1.0,
+        skip_s: float | Sequence[float] = 1.0,
         controls: Sequence[Control] = LA2A_CONTROLS,
     ) -> None:
         self.controls = unique(controls)
         self.frame = read_frame(frame, controls)
         infos = pair_infos(self.frame)
-        if not skip_s >= 0.0:
-            raise ValueError(f"skip_s: expected 0 s or more, got {skip_s!r}")
+        skips = [skip_s] * len(infos) if isinstance(skip_s, (int, float)) else list(skip_s)
+        if len(skips) != len(infos) or not all(skip >= 0.0 for skip in skips):
+            raise ValueError(f"skip_s: expected 0 s or more, one for all rows or for each, got {skip_s!r}")
         self.sample_rate = infos[0].sample_rate
         starts = self.frame.get("start_frame", pd.Series(0, index=self.frame.index))
         self._row_start = starts.to_numpy(dtype=np.int64)
-        self._skip = seconds_to_frames(skip_s, self.sample_rate)
+        self.skip_frames = np.array([seconds_to_frames(skip, self.sample_rate) for skip in skips], dtype=np.int64)
         table = _cut(self.frame, infos, length_s, warmup_s)
-        counted_from = self._row_start[table["recording"]] + self._skip
+        counted_from = (self._row_start + self.skip_frames)[table["recording"]]
         self.segments = table[table["stop_frame"] > counted_from].reset_index(drop=True)
         if self.segments.empty:
             raise ValueError(f"frame: expected recordings longer than skip_s = {skip_s} s, got none; shorten skip_s")
@@ -208,7 +211,7 @@ class SegmentDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             padded[before : total - padding] = torch.from_numpy(audio)
             result[name] = padded
         mask = torch.zeros(total)
-        counted_from = max(start, row_start + self._skip)
+        counted_from = max(start, row_start + int(self.skip_frames[recording]))
         mask[warmup + counted_from - start : total - padding] = 1.0
         result["mask"] = mask
         for control in self.controls:

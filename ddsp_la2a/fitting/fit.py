@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.audio import audio_info
-from ddsp_la2a.data.frame import STRETCH_COLUMNS, linked_takes, refuse_several_devices, settings_of
+from ddsp_la2a.data.frame import data_hash, linked_takes, refuse_several_devices, settings_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.files import replacing
@@ -99,19 +98,6 @@ class _AtTakeGains(nn.Module):
         """Half the squared weights (not the biases) of the network: controls that do nothing cost nothing."""
         weights = [w for name, w in self.model.card.named_parameters() if name.endswith("weight")]
         return 0.5 * sum((w.square().sum() for w in weights), torch.zeros((), dtype=torch.float64))
-
-
-def data_hash(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> str:
-    """Hash of which recordings a frame names: their settings, stretches, file names, sizes and times of change."""
-    digest = hashlib.sha256()
-    names = ["split", "take", *(c.name for c in controls), *(c for c in STRETCH_COLUMNS if c in frame.columns)]
-    for row in frame.itertuples(index=False):
-        described = [str(getattr(row, name)) for name in names]
-        for path in (Path(str(row.raw_audio_path)), Path(str(row.processed_audio_path))):
-            stat = path.stat()
-            described += [path.name, str(stat.st_size), str(stat.st_mtime_ns)]
-        digest.update("\x1f".join(described).encode("utf-8") + b"\n")
-    return digest.hexdigest()
 
 
 def generic_start(frame: pd.DataFrame, controls: Sequence[Control], stages: Stages) -> ParameterTable:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
 from ddsp_la2a.data.segments import SegmentDataset
-from ddsp_la2a.fitting.losses import SegmentLoss, dc_filter
+from ddsp_la2a.fitting.checkpoint import Position, Snapshot, read_snapshot, run_fingerprint
+from ddsp_la2a.fitting.losses import SegmentLoss, dc_filter, dc_memory
+
+_Window = tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor] | None]
 
 _LOG = logging.getLogger(__name__)
 _KEPT_IN_MEMORY_BYTES = 1 << 30
 _HALVINGS = 4
+_CHECKPOINT_S = 30.0
+"""Least time between two writings of a checkpoint."""
 
 WEIGHT_PRIOR_S = 0.02
 """Default strength of the Gaussian prior on the network's weights; see :class:`AdamSettings`.
@@ -39,16 +48,19 @@ class AdamSettings:
         batch_size: segments a step.
         max_steps: the end, converged or not.
         window_frames: cut every segment into windows of so many frames, one step each, with the state carried from
-            window to window (truncated back-propagation through time) and the loss's DC filter at rest at the start of
-            each; None: one step a segment.
+            window to window (truncated back-propagation through time), as is that of the loss's DC filter; None: one
+            step a segment.
         validate_every: steps between two looks at the validation rows.
         patience: looks without an improvement of 0.2 % of the error before the rate is halved; training ends after
             four halvings.
-        budget_s: wall-clock seconds after which it ends, converged or not; None for no limit.
+        budget_s: wall-clock seconds, those of resumed runs together, after which it ends, converged or not; None for no
+            limit.
         stft_weight: weight of the multi-resolution STFT loss beside the DC-filtered error-to-signal ratio.
         weight_prior_s: strength of the Gaussian prior whose energy the module's ``prior_energy()`` gives, in seconds:
             the loss gets that energy times ``weight_prior_s`` over the seconds of training audio, because evidence
             grows with the audio and a prior doesn't. 0 leaves it out.
+        clip_norm: largest norm of the gradient of all weights together; a longer one is scaled down, so that one window
+            of near silence can't undo what the others taught. None: no limit.
         seed: of the order of the segments.
     """
 
@@ -61,6 +73,7 @@ class AdamSettings:
     budget_s: float | None = None
     stft_weight: float = 0.0
     weight_prior_s: float = WEIGHT_PRIOR_S
+    clip_norm: float | None = None
     seed: int = 0
 
 
@@ -73,7 +86,7 @@ class Training:
             ``validation_esr`` (DC-filtered, mean over recordings), ``learning_rate``.
         converged: the watched error stopped falling; False where steps, budget or Ctrl-C ended it.
         interrupted: ended by Ctrl-C.
-        seconds: wall-clock time.
+        seconds: wall-clock time of all runs that it was resumed from.
     """
 
     history: pd.DataFrame
@@ -87,34 +100,46 @@ def _detached(state: Any) -> Any:
     return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
 
 
-def _windows(
-    module: nn.Module, batch: dict[str, Tensor], window_frames: int | None
-) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Estimate of each window of a batch, and the window; the state is carried, its past cut off.
+def _windows(module: nn.Module, batch: dict[str, Tensor], window_frames: int | None) -> Iterator[_Window]:
+    """Estimate of each window of a batch, the window, and what the DC filters of error and target remember.
 
-    What is wanted waits for a module that is late. Without gradient where nothing counts.
+    The state is carried, its past cut off. What is wanted waits for a module that is late. Without gradient where
+    nothing counts.
     """
     frames, late = batch["raw"].shape[1], int(module.latency)  # type: ignore[arg-type]
     if late:
         wanted = ("processed", "mask")
         batch = {**batch, **{n: nn.functional.pad(batch[n], (late, 0))[:, :frames] for n in wanted}}
     window = window_frames or frames
-    state = None
+    state, memory = None, None
     for start in range(0, frames, window):
         part = {n: t[:, start : start + window] if t.ndim == 2 else t for n, t in batch.items()}
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(part["mask"].any())):
             estimate, state = module(part, state)
         state = _detached(state)
-        yield estimate, part
+        yield estimate, part, memory
+        if start + window < frames:
+            of_error, of_target = (None, None) if memory is None else memory
+            error, target = estimate.detach() - part["processed"], part["processed"]
+            memory = dc_memory(error, dc_filter(error, of_error)), dc_memory(target, dc_filter(target, of_target))
 
 
 def _counting_windows(
-    module: nn.Module, loader: Any, window_frames: int | None
-) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Endlessly the windows in which something counts."""
-    while True:
-        for batch in loader:
-            yield from (pair for pair in _windows(module, batch, window_frames) if bool(pair[1]["mask"].any()))
+    module: nn.Module, items: Any, settings: AdamSettings, first_batch: int
+) -> Iterator[tuple[int, _Window]]:
+    """Endlessly the windows in which something counts, each with the number of its batch.
+
+    The order of an epoch follows from the seed and its number alone, so that a run can go on at any batch.
+    """
+    per_epoch = -(-len(items) // settings.batch_size)
+    for number in itertools.count(first_batch):
+        epoch, place = divmod(number, per_epoch)
+        order = np.random.default_rng([settings.seed, epoch]).permutation(len(items))
+        chosen = order[place * settings.batch_size : (place + 1) * settings.batch_size]
+        batch = default_collate([items[int(item)] for item in chosen])
+        for window in _windows(module, batch, settings.window_frames):
+            if bool(window[1]["mask"].any()):
+                yield number, window
 
 
 def _in_memory(dataset: SegmentDataset) -> Any:
@@ -133,7 +158,8 @@ def validation_error(module: nn.Module, batches: Any, window_frames: int | None 
     with torch.no_grad():
         for batch in batches:
             parts = [
-                (estimate, part["processed"], part["mask"]) for estimate, part in _windows(module, batch, window_frames)
+                (estimate, part["processed"], part["mask"])
+                for estimate, part, _ in _windows(module, batch, window_frames)
             ]
             estimate, processed, mask = (torch.cat(found, dim=1) for found in zip(*parts, strict=True))
             error = mask * dc_filter(estimate - processed)
@@ -154,11 +180,17 @@ def train(
     settings: AdamSettings,
     description: str = "fit",
     progress: bool = False,
+    checkpoint: Path | None = None,
 ) -> Training:
     """Minimise :class:`SegmentLoss` with Adam; leaves the best weights in the module.
 
     The validation error decides which weights are best, when the rate falls and when to stop. Without validation rows
-    the training loss does. Ctrl-C ends the training early and keeps the best weights.
+    the training loss does. Ctrl-C ends the training early and keeps the best weights; so does a loss that is no longer
+    finite.
+
+    With a checkpoint a run goes on where it ended, by budget, steps or Ctrl-C, to the same weights and history as if it
+    had not. One that converged isn't trained again. The file is written between batches, at most every 30 s, and at the
+    end.
 
     Args:
         module: ``module(batch, state=None)`` maps stacked :class:`SegmentDataset` items to the estimate
@@ -168,15 +200,25 @@ def train(
         settings: how.
         description: beside the progress bar.
         progress: show one.
+        checkpoint: file to resume from, if it is there, and to write to; None: nothing is written.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or of other recordings, settings or first weights.
     """
     loss_function = SegmentLoss(settings.stft_weight)
     optimiser = torch.optim.Adam(module.parameters(), lr=settings.learning_rate)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimiser, factor=0.5, patience=settings.patience, threshold=2e-3
     )
-    order = torch.Generator().manual_seed(settings.seed)
-    loader = DataLoader(_in_memory(training), settings.batch_size, shuffle=True, generator=order)
-    windows = _counting_windows(module, loader, settings.window_frames)
+    best, start = copy.deepcopy(module.state_dict()), Position(0, 0, 0.0, [], [], float("inf"), False)
+    fingerprint = "" if checkpoint is None else run_fingerprint(module, training, validation, settings)
+    if checkpoint is not None and checkpoint.exists():
+        found = read_snapshot(checkpoint, fingerprint)
+        best, start = found.restore(module, optimiser, plateau), found.position
+        if start.converged:
+            module.load_state_dict(best)
+            return Training(pd.DataFrame(start.history), True, False, start.seconds)
+    windows = _counting_windows(module, _in_memory(training), settings, start.batches)
     watched = None
     if validation is not None:
         # A generator of its own: without one the loader draws a number from the global one.
@@ -188,35 +230,51 @@ def train(
     frames = training.segments["stop_frame"] - training.segments["start_frame"]
     prior = settings.weight_prior_s * training.sample_rate / float(frames.sum())
 
-    started = time.monotonic()
-    best, best_error = copy.deepcopy(module.state_dict()), float("inf")
-    rows: list[dict[str, float]] = []
-    losses: list[float] = []
+    rows, losses, best_error = list(start.history), list(start.losses), start.best_error
     converged = interrupted = False
-    bar = tqdm(total=settings.max_steps, desc=description, unit="step", disable=not progress)
+    started = written = time.monotonic()
+    between_batches: Snapshot | None = None
+    bar = tqdm(total=settings.max_steps, initial=start.step, desc=description, unit="step", disable=not progress)
+
+    def seconds() -> float:
+        return start.seconds + time.monotonic() - started
+
+    def snapshot(batches: int, step: int) -> Snapshot:
+        position = Position(batches, step, seconds(), list(losses), list(rows), best_error, converged)
+        return Snapshot.of(position, module, best, optimiser, plateau)
+
     try:
-        for step in range(1, settings.max_steps + 1):
-            estimate, window = next(windows)
-            loss = loss_function(estimate, window["processed"], window["mask"])
+        for step in range(start.step + 1, settings.max_steps + 1):
+            number, (estimate, window, memory) = next(windows)
+            loss = loss_function(estimate, window["processed"], window["mask"], memory)
+            if not math.isfinite(loss.item()):
+                _LOG.warning("the training loss is no longer finite: the best weights so far are kept")
+                break
+            if checkpoint is not None and (between_batches is None or number > between_batches.position.batches):
+                between_batches = snapshot(number, step - 1)
+                if time.monotonic() - written > _CHECKPOINT_S:
+                    between_batches.write(checkpoint, fingerprint)
+                    written = time.monotonic()
             losses.append(loss.item())
             if prior:
                 loss = loss + prior * module.prior_energy()  # type: ignore[operator]
             optimiser.zero_grad()
             loss.backward()
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
             optimiser.step()
             bar.update()
-            out_of_time = settings.budget_s is not None and time.monotonic() - started > settings.budget_s
+            out_of_time = settings.budget_s is not None and seconds() > settings.budget_s
             if step % settings.validate_every and step != settings.max_steps and not out_of_time:
                 continue
             mean_loss = sum(losses) / len(losses)
             losses.clear()
             error = mean_loss if watched is None else validation_error(module, watched, settings.window_frames)
             rate = optimiser.param_groups[0]["lr"]
-            seconds = time.monotonic() - started
             rows.append(
                 {
                     "step": step,
-                    "seconds": seconds,
+                    "seconds": seconds(),
                     "loss": mean_loss,
                     "validation_esr": float("nan") if watched is None else error,
                     "learning_rate": rate,
@@ -227,6 +285,8 @@ def train(
             plateau.step(error)
             bar.set_postfix_str(f"error {100 * error:.3g} %, best {100 * best_error:.3g} %")
             converged = rate <= settings.learning_rate * 0.5**_HALVINGS and optimiser.param_groups[0]["lr"] < rate
+            if converged:
+                between_batches = None if checkpoint is None else snapshot(number + 1, step)
             if converged or out_of_time:
                 break
     except KeyboardInterrupt:
@@ -235,4 +295,7 @@ def train(
     finally:
         bar.close()
         module.load_state_dict(best)
-    return Training(pd.DataFrame(rows), converged, interrupted, time.monotonic() - started)
+    if checkpoint is not None and between_batches is not None:
+        at = replace(between_batches.position, seconds=seconds())
+        replace(between_batches, position=at).write(checkpoint, fingerprint)
+    return Training(pd.DataFrame(rows), converged, interrupted, seconds())

@@ -30,14 +30,32 @@ class _HighPass(torch.autograd.Function):
         return _HighPass.apply(grad, not ctx.backwards), None
 
 
-def dc_filter(signal: Tensor) -> Tensor:
-    """High-pass (1 − z⁻¹) / (1 − 0.995 z⁻¹) along the last axis, from rest; differentiable any number of times.
+def dc_filter(signal: Tensor, memory: Tensor | None = None) -> Tensor:
+    """High-pass (1 − z⁻¹) / (1 − 0.995 z⁻¹) along the last axis; differentiable any number of times.
+
+    Args:
+        signal: to be filtered.
+        memory: of the filter, see :func:`dc_memory`; None: it is at rest.
 
     Shape:
-        ``(batch, time)`` in and out.
+        ``(batch, time)`` in and out; ``memory`` is ``(batch, 1)``.
     """
     filtered: Tensor = _HighPass.apply(signal)
-    return filtered
+    if memory is None:
+        return filtered
+    decay = _DC_POLE ** torch.arange(signal.shape[1], dtype=torch.float64, device=signal.device)
+    return filtered + memory * decay.to(signal.dtype)
+
+
+def dc_memory(signal: Tensor, filtered: Tensor) -> Tensor:
+    """What :func:`dc_filter` remembers after a window: 0.995 y[N − 1] − x[N − 1], without its past.
+
+    In the next window y[n] = (response from rest)[n] + 0.995ⁿ · memory.
+
+    Shape:
+        both ``(batch, time)`` → ``(batch, 1)``.
+    """
+    return (_DC_POLE * filtered[:, -1:] - signal[:, -1:]).detach()
 
 
 class SegmentLoss(nn.Module):
@@ -68,12 +86,18 @@ class SegmentLoss(nn.Module):
 
             self._stft = MultiResolutionSTFTLoss()
 
-    def forward(self, estimate: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of ``(batch, time)`` signals; ``mask`` is 1 where the error counts."""
+    def forward(
+        self, estimate: Tensor, target: Tensor, mask: Tensor, memory: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Scalar loss of ``(batch, time)`` signals; ``mask`` is 1 where the error counts.
+
+        ``memory`` is what the DC filters of error and target remember of the window before, None: they are at rest.
+        """
         from auraloss.time import ESRLoss
 
-        filtered_target = dc_filter(target)
-        filtered_error = dc_filter(estimate - target)
+        of_error, of_target = (None, None) if memory is None else memory
+        filtered_target = dc_filter(target, of_target)
+        filtered_error = dc_filter(estimate - target, of_error)
         floor = target.shape[1] * 10.0 ** (_FLOOR_DBFS / 10.0)
         # auraloss takes (batch, channel, time), the estimate first, and computes its difference itself.
         wanted = (mask * filtered_target)[:, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,43 +12,30 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.dsp.checks import check_sample_rate
 from ddsp_la2a.dsp.compressor import CompressorParams
-from ddsp_la2a.files import replacing
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import TAPS, Parameter, control_columns
 from ddsp_la2a.model.stages import PLAIN, Stages
+from ddsp_la2a.model.tensor_file import read_tensors, write_tensors
 
 FORMAT_VERSION = 3
 """2 added the covariance; 3 the controls (before, what is now the card had their name) and the stages. All are read."""
 
 _READ = (1, 2, FORMAT_VERSION)
-_KEY = "ddsp_la2a"
 _COVARIANCE = "covariance"
-
-
-def _content_hash(description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True, ensure_ascii=False).encode("utf-8"))
-    for name in sorted(tensors):
-        digest.update(name.encode("utf-8"))
-        digest.update(tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
     """Write a model file, whole or not at all."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = dict(model.state_dict())
     if model.covariance is not None:
-        tensors[_COVARIANCE] = model.covariance.contiguous()
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise ValueError(f"{path}: expected finite weights to save, got NaN or infinity")
-    plain = {
+        tensors[_COVARIANCE] = model.covariance
+    description = {
         "format_version": FORMAT_VERSION,
         "family": "compressor",
         "controls": [control.as_dict() for control in model.controls],
@@ -58,12 +44,7 @@ def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
         "sample_rate": model.sample_rate,
         "info": model.info,
     }
-    description = json.loads(json.dumps(plain))  # as it will be read: keys are text, tuples are lists
-    metadata = {_KEY: json.dumps({**description, "content_sha256": _content_hash(description, tensors)})}
-    with replacing(Path(path)) as temporary, temporary.open("xb") as file:
-        file.write(to_bytes(tensors, metadata))
-        file.flush()
-        os.fsync(file.fileno())
+    write_tensors(path, description, tensors)
 
 
 def load(path: str | os.PathLike[str]) -> GreyBox:
@@ -88,29 +69,13 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a model file (or the word 'published'), got no file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        description = json.loads(metadata[_KEY])
-        expected_hash = str(description.pop("content_sha256"))
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise ValueError(f"{path}: expected a ddsp_la2a model file, got something else or a damaged one") from error
-    version = description.get("format_version")
-    if type(version) is not int or version not in _READ:
-        raise ValueError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {version}; install a ddsp_la2a that knows it"
-        )
+    description, tensors = read_tensors(path, "model file", _READ)
     if any(tensor.dtype != torch.float64 for tensor in tensors.values()):
         raise ValueError(f"{path}: expected weights in float64, got another type: the file was changed")
-    if _content_hash(description, tensors) != expected_hash:
-        raise ValueError(f"{path}: expected content hash {expected_hash[:12]}…, got another: the file was changed")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise ValueError(f"{path}: expected finite weights, got NaN or infinity")
     try:
         if description["family"] != "compressor":
             raise ValueError(f"family {description['family']!r} is not known")
-        if version < 3:
+        if description["format_version"] < 3:
             description, tensors = _as_version_3(description, tensors)
         controls = unique(Control(**row) for row in description["controls"])
         card = _card(description["card"], controls)
