@@ -43,6 +43,9 @@ STAGES = {
     "filter + slow + shelf + feedback": Stages(True, True, True, True),
 }
 
+MEASURES = ("none", "filter + slow")
+"""Stages of what a guess at an unseen setting is measured against."""
+
 
 class AtOneSetting:
     """A model of the LA-2A at one setting, whatever the controls of the unit say."""
@@ -125,16 +128,18 @@ def run(trial: Trial) -> pd.DataFrame:
         rows.append(scored.assign(stages=stages, fitted=name, identifiable=identifiable_share(fitted.model, shown)))
         print(f"  {stages}, {name}: {100 * scored['esr_dc_filtered'].mean():.4f} %", flush=True)
 
-    seen_elsewhere = "nearest setting" if trial.protocol == "unseen-knob" else "per setting"
+    guessed = trial.protocol == "unseen-knob"
     for stages in STAGES:
-        add(seen_elsewhere, trial.frame, stages, per_setting=True)
+        if not guessed:
+            add("per setting", trial.frame, stages, per_setting=True)
         if trial.joint:
             add("joint", trial.frame, stages, per_setting=False)
+    for stages in MEASURES if guessed else ():
+        add("nearest setting", trial.frame, stages, per_setting=True)
         if trial.there is not None:
             add("fitted there", trial.there, stages, per_setting=True)
-        if trial.protocol == "unseen-knob":
-            scored_itself = trial.frame[trial.frame["split"] == "test"].assign(split="train")
-            add("fitted to the scored audio", scored_itself, stages, per_setting=True)
+        scored_itself = trial.frame[trial.frame["split"] == "test"].assign(split="train")
+        add("fitted to the scored audio", scored_itself, stages, per_setting=True)
     return pd.concat(rows, ignore_index=True).assign(data=trial.data)
 
 

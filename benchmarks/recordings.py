@@ -116,28 +116,20 @@ def _row(folder: Path, name: str, raw: np.ndarray, target: np.ndarray, rate: int
 
 
 def lv2(folder: Path) -> list[Trial]:
-    """LSP's feedback compressor, captured at four thresholds; scored in between, and on another programme."""
+    """LSP's feedback compressor, captured at four thresholds; scored in between, on another programme."""
     captured = _captured(folder)
     (folder / "programme").mkdir()
     rows = []
-    for number, threshold_db in enumerate((*_LV2_UNSEEN_DB, *_LV2_FITTED_DB)):
+    for number, threshold_db in enumerate(_LV2_UNSEEN_DB):
         programme = render_programme(15.0, _LV2_RATE, seed=[7, number], pause_s=3.0).astype(np.float32)
         output = lv2_device.render(programme, _LV2_RATE, lv2_device.lsp_feedback(threshold_db, _LV2_RATIO))
         pair = _row(folder / "programme", f"{threshold_db:g}", programme, output, _LV2_RATE)
-        rows.append(pair | {"threshold": threshold_db, "track_id": 100 + number})
+        rows.append(pair | {"threshold": threshold_db, "track_id": 100 + number, "take": "programme"})
     scored = pd.DataFrame(rows).assign(device="LSP compressor", source="plug-in", split="test")
-    kept = [c for c in captured.columns if c in {*scored.columns, "take"}]
+    kept = [c for c in captured.columns if c in scored.columns]
     fitted, there = (captured.loc[captured["threshold"].isin(at), kept] for at in (_LV2_FITTED_DB, _LV2_UNSEEN_DB))
-    both = {
-        "unseen-knob": scored[scored["threshold"].isin(_LV2_UNSEEN_DB)],
-        "unseen-recording": scored[scored["threshold"].isin(_LV2_FITTED_DB)],
-    }
-    trials = []
-    for name, part in both.items():
-        frame = pd.concat([fitted, part.assign(take="programme")], ignore_index=True)
-        at_those = there if name == "unseen-knob" else None
-        trials.append(Trial("LV2 plug-in", name, frame, LV2_CONTROLS, there=at_those))
-    return trials
+    frame = pd.concat([fitted, scored], ignore_index=True)
+    return [Trial("LV2 plug-in", "unseen-knob", frame, LV2_CONTROLS, there=there)]
 
 
 def _captured(folder: Path) -> pd.DataFrame:

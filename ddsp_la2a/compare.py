@@ -29,7 +29,7 @@ GREY_BOX = "grey-box"
 
 _LA2A_ROWS = ("published-gain", "published-filter")
 
-DEMO_ROWS = (*PROTOCOL_ROWS, "numpy-single", "lstm-32", "tcn-small", "dasp")
+DEMO_ROWS = (*PROTOCOL_ROWS, "numpy-single", "lstm-32", "tcn-small")
 
 
 @contextmanager
