@@ -1,9 +1,9 @@
 """How well does the knob network guess settings that it never saw?
 
-Without stages, on the (simulated) demo set, whose test knob positions and programmes occur nowhere else, the joint grey
-box is compared with compressors that were fitted to those very settings: from a recording of the same unit as long as a
-training recording, with another programme than the scored one; and from the scored recording itself, which no model of
-unseen programme can reach. The parameters of the nearest trained setting show what guessing is worth.
+On the (simulated) demo set, whose test knob positions and programmes occur nowhere else, the joint grey box is compared
+with compressors that were fitted to those very settings: from a recording of the same unit as long as a training
+recording, with another programme than the scored one; and from the scored recording itself, which no model of unseen
+programme can reach. The parameters of the nearest trained setting show what guessing is worth.
 
     python -m benchmarks.unseen_knob
 """
@@ -19,7 +19,6 @@ import soundfile
 import ddsp_la2a as la
 from ddsp_la2a.data.frame import settings_of
 from ddsp_la2a.evaluation.evaluate import summary
-from ddsp_la2a.model.stages import PLAIN
 from ddsp_la2a.simulated_unit import SimulatedLA2A, UnitConstants
 from ddsp_la2a.simulated_unit.programme import render_programme
 
@@ -48,12 +47,10 @@ def main() -> None:
         frame = la.index(la.render_demo(Path(scratch) / "demo"))
         test = frame[frame["split"] == "test"]
         fitted = {
-            "grey box": la.fit(frame, stages=PLAIN, progress=True),
-            "fitted to those settings": la.fit(
-                recorded_again(test, Path(scratch) / "again"), per_setting=True, stages=PLAIN
-            ),
-            "fitted to the scored audio": la.fit(test.assign(split="train"), per_setting=True, stages=PLAIN),
-            "nearest setting": la.fit(frame[frame["split"] == "train"], per_setting=True, stages=PLAIN),
+            "grey box": la.fit(frame, progress=True),
+            "fitted to those settings": la.fit(recorded_again(test, Path(scratch) / "again"), per_setting=True),
+            "fitted to the scored audio": la.fit(test.assign(split="train"), per_setting=True),
+            "nearest setting": la.fit(frame[frame["split"] == "train"], per_setting=True),
         }
         scored = la.evaluate({name: result.model for name, result in fitted.items()}, frame, protocol="unseen-knob")
     table = summary(scored).reset_index()[
