@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,16 +31,7 @@ TCN_ADAM = AdamSettings(
 """For a processor: a window is a third of a segment of 3 s and its warm-up at 44.1 kHz, and a batch 4.4 s of audio.
 Steinmetz & Reiss took 47 s of audio a step on a graphics card (32 segments of 65,536 frames)."""
 
-SMALL_TCN_ADAM = AdamSettings(
-    learning_rate=0.003,
-    batch_size=8,
-    max_steps=10**6,
-    window_frames=48_600,
-    validate_every=50,
-    patience=10,
-    weight_prior_s=0.0,
-    clip_norm=1.0,
-)
+SMALL_TCN_ADAM = replace(TCN_ADAM, batch_size=8, validate_every=50)
 
 
 class _DilatedConvolution(torch.autograd.Function):
