@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 import ddsp_la2a as la
-from ddsp_la2a.compare import ENTRY_POINT_GROUP, clean_frame, is_trained
-from ddsp_la2a.console import bar, run_command, say
-from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
-from ddsp_la2a.data.splits import PROTOCOLS, split_by
+from ddsp_la2a.cli_options import checked, controls_option, source_argument, split_option
+from ddsp_la2a.compare import ENTRY_POINT_GROUP, is_trained
+from ddsp_la2a.console import run_command
+from ddsp_la2a.controls import LA2A_CONTROLS
+from ddsp_la2a.data.splits import split_by
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -38,26 +39,29 @@ def list_models() -> None:
 
 @command.command()
 @click.argument("names", metavar="NAME…", nargs=-1, required=True)
-@click.argument("source", metavar="ROOT|frame.csv", type=click.Path(path_type=Path))
+@source_argument
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the models; found again there.")
-@click.option("--split", default="shipped", type=click.Choice(PROTOCOLS), show_default=True)
+@split_option
 @click.option(
     "--budget", default=36000.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a model and seed."
 )
 @click.option("--seeds", default=3, type=click.IntRange(1), show_default=True, help="How many, from 0 on.")
-@click.option("--controls", help="What the unit lets its user set, such as threshold=-60:0; default: the LA-2A's.")
+@controls_option
 def train(
-    names: tuple[str, ...], source: Path, out: Path, split: str, budget: float, seeds: int, controls: str | None
+    names: tuple[str, ...],
+    source: Path,
+    out: Path,
+    split: str,
+    budget: float,
+    seeds: int,
+    controls: tuple[la.Control, ...] | None,
 ) -> None:
     """Train models, each into OUT/NAME/seed-0 and so on. What was begun there goes on; Ctrl-C leaves a checkpoint."""
     builders = {name: build for name, build in _builders().items() if is_trained(build)}
     if unknown := [name for name in names if name not in builders]:
         raise ValueError(f"names: expected some of {', '.join(builders)}, got {', '.join(unknown)}")
-    unit: tuple[la.Control, ...] = parse_controls(controls) if controls else LA2A_CONTROLS
-    frame, findings = clean_frame(source, bar("check", "pair"), unit)
-    for found in findings[findings["severity"] == "error"].itertuples(index=False):
-        say(f"left out: {found.path}: {found.finding}")
-    frame = split_by(frame, split, unit)
+    unit = controls or LA2A_CONTROLS
+    frame = split_by(checked(source, unit), split, unit)
     for seed in range(seeds):
         for name in names:
             how = {"controls": unit, "budget_s": budget, "seed": seed, "progress": True}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -247,3 +249,17 @@ def real_recordings() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def lv2_device() -> ModuleType:
+    """``benchmarks/lv2_device.py``; the benchmarks aren't installed with the package."""
+    path = Path(__file__).parents[1] / "benchmarks" / "lv2_device.py"
+    if not path.is_file():
+        pytest.skip(f"not a checkout: expected {path}")
+    spec = importlib.util.spec_from_file_location("lv2_device", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import shlex
 import sys
 import time
@@ -176,19 +175,11 @@ def test_a_timeout_is_a_time() -> None:
 
 
 @pytest.fixture(scope="module")
-def lsp() -> ModuleType:
-    """``benchmarks/lv2_device.py``, where the plug-in is installed; the benchmarks aren't in the package."""
-    path = Path(__file__).parents[1] / "benchmarks" / "lv2_device.py"
-    if not path.is_file():
-        pytest.skip(f"not a checkout: expected {path}")
-    spec = importlib.util.spec_from_file_location("lv2_device", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if reason := module.missing():
+def lsp(lv2_device: ModuleType) -> ModuleType:
+    """The plug-in, where it is installed."""
+    if reason := lv2_device.missing():
         pytest.skip(reason)
-    return module
+    return lv2_device
 
 
 def as_program(module: ModuleType, **fixed: float) -> External:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -18,31 +17,17 @@ FS = 22050
 SETTINGS = [(-20.0, 2.0), (-20.0, 8.0), (-35.0, 2.0), (-35.0, 8.0)]
 
 
-@pytest.fixture(scope="module")
-def device() -> ModuleType:
-    """``benchmarks/lv2_device.py``; the benchmarks aren't installed with the package."""
-    path = Path(__file__).parents[1] / "benchmarks" / "lv2_device.py"
-    if not path.is_file():
-        pytest.skip(f"not a checkout: expected {path}")
-    spec = importlib.util.spec_from_file_location("lv2_device", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def installed(device: ModuleType) -> ModuleType:
-    if reason := device.missing():
+def installed(lv2_device: ModuleType) -> ModuleType:
+    if reason := lv2_device.missing():
         pytest.skip(reason)
-    return device
+    return lv2_device
 
 
-def test_what_is_missing_is_said(device: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.shutil, "which", lambda _: None)
+def test_what_is_missing_is_said(lv2_device: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lv2_device.shutil, "which", lambda _: None)
     with pytest.raises(RuntimeError, match=r"expected the command lv2apply, .* apt-get install .*lilv-utils"):
-        device.render(np.zeros(10), FS, {})
+        lv2_device.render(np.zeros(10), FS, {})
 
 
 def test_other_plug_ins_and_ports_are_refused(installed: ModuleType) -> None:

@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ddsp_la2a.controls import Control
+from ddsp_la2a.evaluation.metrics import frame_levels_db
 from ddsp_la2a.evaluation.report_tables import Group, Summary
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.evaluation.svg import Axis, Mark, Panel, log_axis
-from ddsp_la2a.units import amplitude_to_db
 
 _SHAPES = ("circle", "square", "triangle", "diamond", "down", "star")
 _DASHES = ("", "5 3", "2 2", "8 3 2 3")
@@ -224,10 +224,10 @@ def gain_track(raw: NDArray[Any], tracks: Sequence[tuple[str, NDArray[Any], Mark
         rate: sample rate in Hz.
     """
     size = round(_GR_FRAME_S * rate)
-    before = _level_db(raw, size)
+    before = frame_levels_db(raw, size)
     audible = before > _AUDIBLE_DB
     times = ((np.arange(len(before)) + 0.5) * _GR_FRAME_S).tolist()
-    gains = [np.where(audible, _level_db(track, size) - before, np.nan) for _, track, _ in tracks]
+    gains = [np.where(audible, frame_levels_db(track, size) - before, np.nan) for _, track, _ in tracks]
     seen = np.concatenate([gain[np.isfinite(gain)] for gain in gains])
     low, high = (float(seen.min()), float(seen.max())) if len(seen) else (-1.0, 1.0)
     room = max(0.06 * (high - low), 0.5)
@@ -245,9 +245,3 @@ def gain_track(raw: NDArray[Any], tracks: Sequence[tuple[str, NDArray[Any], Mark
     outline = "L".join(f"{a:.1f} {b:.1f}" for a, b in itertools.chain(floor[:1], points, floor[1:]))
     below.parts.append(f'<path class="area" d="M{outline}z"/>')
     return panel.svg() + below.svg()
-
-
-def _level_db(signal: NDArray[Any], size: int) -> NDArray[np.float64]:
-    count = len(signal) // size
-    power = np.square(np.asarray(signal[: count * size], dtype=np.float64)).reshape(count, size).mean(axis=1)
-    return np.asarray(amplitude_to_db(np.sqrt(power)))

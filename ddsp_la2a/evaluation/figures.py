@@ -19,6 +19,7 @@ from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.curve import slope_of, sloped_gain_db
 from ddsp_la2a.dsp.output_stage import OutputFilter
+from ddsp_la2a.evaluation.metrics import frame_levels_db
 from ddsp_la2a.evaluation.style import STYLE, by_switches, column_of, in_words, new_axes
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.grey_box import GreyBox
@@ -281,21 +282,15 @@ def gain_reduction(
         frame_s: length of a frame in seconds.
     """
     size = round(frame_s * sample_rate)
-    count = len(raw) // size
-
-    def level_db(signal: NDArray[Any]) -> NDArray[Any]:
-        power = np.square(np.asarray(signal[: count * size], dtype=np.float64)).reshape(count, size).mean(axis=1)
-        return np.asarray(amplitude_to_db(np.sqrt(power)))
-
-    times = (np.arange(count) + 0.5) * frame_s
-    before = level_db(raw)
+    before = frame_levels_db(raw, size)
+    times = (np.arange(len(before)) + 0.5) * frame_s
     audible = before > -60.0
     figure, axes = new_axes(2, 1, (9.0, 4.4), title, sharex=True, height_ratios=[1, 2])
     axes[0, 0].fill_between(times, -60.0, np.maximum(before, -60.0), color="#bbbbbb", lw=0)
     axes[0, 0].set_ylabel("input, dBFS")
     colours = ["#222222", "#0b6e99", "#c2571a", "#5b8a3a", "#8a4f9e"]
     for i, (name, track) in enumerate(tracks.items()):
-        gain = np.where(audible, level_db(track) - before, np.nan)
+        gain = np.where(audible, frame_levels_db(track, size) - before, np.nan)
         axes[1, 0].plot(times, gain, color=colours[i % len(colours)], lw=1.6 if i == 0 else 1.0, label=name)
     axes[1, 0].set_ylabel("gain, dB")
     axes[1, 0].set_xlabel("time, s")

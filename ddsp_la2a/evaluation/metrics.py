@@ -168,9 +168,25 @@ def gain_error_db(estimate: NDArray[Any], target: NDArray[Any], sample_rate: flo
     estimate, target = _pair(estimate, target, start)
     frame = max(1, seconds_to_frames(LEVEL_FRAME_SECONDS, sample_rate))
     _require_length("gain_error_db", len(target) - start, frame)
-    level_hat, level = (_frame_levels_db(audio[start:], frame) for audio in (estimate, target))
+    level_hat, level = (frame_levels_db(audio[start:], frame) for audio in (estimate, target))
     active = level > LEVEL_GATE_DB
     return math.sqrt(np.mean((level_hat - level)[active] ** 2)) if active.any() else math.nan
+
+
+def frame_levels_db(audio: NDArray[Any], frame: int) -> Array:
+    """RMS level of consecutive frames, as a level meter reads it; an incomplete last frame is left out.
+
+    Args:
+        audio: Audio, full scale 1.
+        frame: Samples of a frame.
+
+    Shape: (time,) → (time // frame,).
+
+    Returns:
+        dBFS; −160 for silence.
+    """
+    frames = np.asarray(audio[: len(audio) // frame * frame], dtype=np.float64).reshape(-1, frame)
+    return np.asarray(amplitude_to_db(np.sqrt(np.mean(frames**2, axis=1))))
 
 
 def mae(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> float:
@@ -426,11 +442,6 @@ def _energy_ratio(error: Array, reference: Array) -> float:
 def _best_gain(y_hat: Array, y: Array) -> float:
     """Least-squares gain from ŷ to y; 0 where ŷ is silent and any gain is as good."""
     return 0.0 if _is_silent(y_hat) else float(y_hat @ y / (y_hat @ y_hat))
-
-
-def _frame_levels_db(audio: Array, frame: int) -> Array:
-    frames = audio[: len(audio) // frame * frame].reshape(-1, frame)
-    return amplitude_to_db(np.sqrt(np.mean(frames**2, axis=1)))
 
 
 def _stft_distance(estimate: Array, target: Array, fft_size: int, hop: int, window_length: int) -> float:

@@ -7,7 +7,7 @@ import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ from ddsp_la2a.controls import Control
 from ddsp_la2a.data.audio import read_audio
 from ddsp_la2a.data.frame import positions_of, rows_by_setting, stretch
 from ddsp_la2a.evaluation.evaluate import LEAD_IN_S, SKIP_S, Model
-from ddsp_la2a.evaluation.metrics import esr_dc_filtered
+from ddsp_la2a.evaluation.metrics import esr_dc_filtered, frame_levels_db
 from ddsp_la2a.evaluation.style import in_words
-from ddsp_la2a.units import amplitude_to_db, seconds_to_frames
+from ddsp_la2a.units import seconds_to_frames
 
 Array = NDArray[np.float64]
 
@@ -69,15 +69,7 @@ class Passage:
     def shortened(self, seconds: float) -> Passage:
         """The first seconds of it."""
         frames = round(seconds * self.sample_rate)
-        return Passage(
-            self.setting,
-            self.track_id,
-            self.source,
-            self.start_s,
-            self.sample_rate,
-            self.names,
-            [signal[:frames] for signal in self.signals],
-        )
+        return replace(self, signals=[signal[:frames] for signal in self.signals])
 
 
 def passages(
@@ -140,14 +132,8 @@ def _fault(output: NDArray[Any]) -> str:
 def _liveliest(raw: NDArray[Any], target: NDArray[Any], frames: int, rate: int) -> int:
     """Where a passage of that many frames starts in which the gain moves most, on a grid of half seconds."""
     size = seconds_to_frames(0.05, rate)
-
-    def levels(signal: NDArray[Any]) -> Array:
-        count = len(signal) // size
-        power = np.square(np.asarray(signal[: count * size], dtype=np.float64)).reshape(count, size).mean(axis=1)
-        return np.asarray(amplitude_to_db(np.sqrt(power)))
-
-    before = levels(raw)
-    gain = np.where(before > -50.0, levels(target) - before, np.nan)
+    before = frame_levels_db(raw, size)
+    gain = np.where(before > -50.0, frame_levels_db(target, size) - before, np.nan)
     step, best, found = seconds_to_frames(0.5, rate), -1.0, 0
     for start in range(0, len(raw) - frames + 1, step):
         part = gain[start // size : (start + frames) // size]
