@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 import ddsp_la2a as la
+from benchmarks.peers import NO_EXPANDER, compexp_gain
 from ddsp_la2a.data.audio import read_audio, read_blocks
 from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT, TARGET
 from ddsp_la2a.fitting.least_squares import Quadratic, levenberg_marquardt
@@ -45,11 +46,6 @@ from ddsp_la2a.model.stages import PLAIN
 from ddsp_la2a.simulated_unit import SimulatedLA2A
 from ddsp_la2a.simulated_unit.programme import render_programme
 from ddsp_la2a.units import db_to_amplitude, rise_time_to_coefficient
-
-try:
-    from torchcomp import compexp_gain
-except ImportError:
-    compexp_gain = None
 
 RATE, SKIP, CHUNK, HOP = 44100, 44100, 12 * 44100, 11 * 44100
 SECONDS, CAP_S, MOMENTS_S = 60.0, 60.0, (1, 3, 10, 30, 60)
@@ -148,8 +144,7 @@ def newton(take: pd.DataFrame, cap_s: float) -> Result:
     def quadratic_at(point: Tensor, least: float) -> Quadratic:
         found = physical(at := point.clone().requires_grad_(), FIVE)
         coefficients = (rise_time_to_coefficient(t, RATE) for t in (found.attack_ms, found.release_ms))
-        # An expander from −1000 dB on expands nothing.
-        gain = compexp_gain(level, found.threshold_db, found.ratio, -1000.0, 0.5, *coefficients)
+        gain = compexp_gain(level, found.threshold_db, found.ratio, *NO_EXPANDER, *coefficients)
         error = dc_filter(raw * gain * db_to_amplitude(found.makeup_db).float() - wanted)
         value = 0.5 * error[:, SKIP:].square().sum() / energy
         if not value < least:
