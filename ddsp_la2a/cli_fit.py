@@ -23,8 +23,9 @@ from ddsp_la2a.cli_options import (
 )
 from ddsp_la2a.console import bar, say
 from ddsp_la2a.controls import LA2A_CONTROLS
+from ddsp_la2a.data.demo import DemoUnit
 from ddsp_la2a.data.splits import split_by
-from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, summary
+from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, Model, summary
 from ddsp_la2a.evaluation.external import External
 from ddsp_la2a.evaluation.report import report
 from ddsp_la2a.fitting.fit import METHODS
@@ -205,7 +206,11 @@ def compare(
         raise ValueError(f"program: expected a name of its own, got {', '.join(taken)}; call it something else")
     foreign = {name: External(template, unit) for name, template in programs.items()}
     with workflow.new_folder(out):
-        how = {"budget_s": budget, "seeds": range(seed, seed + seeds), "folder": trained or out / "trained"}
+        how: dict[str, Any] = {
+            "budget_s": budget,
+            "seeds": range(seed, seed + seeds),
+            "folder": trained or out / "trained",
+        }
         _compare(checked(source, unit), out, names, foreign, unit, stages, split, seed, **how)
 
 
@@ -218,8 +223,11 @@ def _compare(
     stages: la.Stages,
     split: str,
     seed: int,
+    *,
+    device: Model | None = None,
     **how: Any,
 ) -> None:
+    """Fit, score, measure and report; the device behind the recordings is measured where it is at hand."""
     frame = split_by(frame, split, unit)
     if not (frame["split"] == "test").any():
         splits = ", ".join(sorted(set(frame["split"])))
@@ -232,6 +240,10 @@ def _compare(
     if slow:
         click.echo(f"not converged within its budget, so not a verdict: {', '.join(slow)}")
     boxes = {name: several[0] for name, several in models.items()}
+    measured = workflow.measured_on_tones(
+        ({"target": device} if device else {}) | boxes, frame[frame["split"] == "test"], unit, bar("measure", "tone")
+    )
+    workflow.write_table(measured, out / "measured.csv")
     histories = {name: box.history for name, box in boxes.items() if hasattr(box, "history")}
     fit_of_it = {name: result.config[name] for name in ("data_sha256", "fit", "train_seconds", "seed")}
     about = {
@@ -248,6 +260,7 @@ def _compare(
         frame=frame,
         controls=unit,
         histories={workflow.GREY_BOX: result.history, **histories},
+        measured=measured,
         about={name: said for name, said in about.items() if said},
     )
     say(f"{out / 'report.html'}: to read, look at and listen to")
@@ -265,6 +278,11 @@ def demo(out: Path, seed: int, budget: float) -> None:
         announce_compiling()
         root = la.render_demo(out / "recordings", seed=seed, progress=bar("render", "recording"))
         frame = checked(root, LA2A_CONTROLS)
-        how = {"budget_s": budget, "seeds": (seed,), "folder": out / "trained"}
+        how: dict[str, Any] = {
+            "budget_s": budget,
+            "seeds": (seed,),
+            "folder": out / "trained",
+            "device": DemoUnit(seed),
+        }
         _compare(frame, out, workflow.DEMO_ROWS, {}, LA2A_CONTROLS, HARDWARE, "shipped", seed, **how)
         click.echo(f"all numbers are from a simulated device; report, curves, scores and pictures are in {out}")

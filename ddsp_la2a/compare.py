@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
-from ddsp_la2a.data.audio import read_audio
+from ddsp_la2a.data.audio import audio_info, read_audio
 from ddsp_la2a.data.check import apply_findings, check
-from ddsp_la2a.data.frame import positions_of
+from ddsp_la2a.data.frame import Setting, positions_of, settings_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import figures
 from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, Model
+from ddsp_la2a.evaluation.measure import measured_curves
 from ddsp_la2a.evaluation.style import in_words
+from ddsp_la2a.evaluation.tones import LOWEST_SAMPLE_RATE
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.control_net import ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
+
+logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "ddsp_la2a.models"
 GREY_BOX = "grey-box"
 
 _LA2A_ROWS = ("published-gain", "published-filter")
+
+MOST_MEASURED = 6
+"""Settings at which models are measured on a tone."""
 
 DEMO_ROWS = (*PROTOCOL_ROWS, "numpy-single", "lstm-32", "tcn-small")
 
@@ -132,6 +142,62 @@ def build_baselines(
         else:
             found[name] = [build(frame, **how, seed=seeds[0])]
     return found
+
+
+def settings_to_measure(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> list[Setting]:
+    """A few of the settings of a frame: at each position of the switches the lowest and the highest of the knobs.
+
+    Of several knobs the first counts before the second and so on. Four settings of an LA-2A, and at most
+    :data:`MOST_MEASURED` of any unit, evenly spread: on each, every model has a minute of tones to process.
+    """
+    switches = [number for number, control in enumerate(controls) if control.kind == "switch"]
+    by_switch = sorted(settings_of(frame, controls), key=lambda setting: [setting[number] for number in switches])
+    found: list[Setting] = []
+    for _, group in itertools.groupby(by_switch, key=lambda setting: [setting[number] for number in switches]):
+        several = list(group)
+        found += dict.fromkeys([several[0], several[-1]])
+    kept = np.linspace(0, len(found) - 1, min(len(found), MOST_MEASURED)).round().astype(int)
+    return [found[number] for number in kept]
+
+
+def measured_on_tones(
+    models: Mapping[str, Model],
+    frame: pd.DataFrame,
+    controls: Sequence[Control] = LA2A_CONTROLS,
+    progress: Callable[[int, int], object] | None = None,
+) -> pd.DataFrame:
+    """Threshold, ratio, knee, attack and release of models at :func:`settings_to_measure`, on a tone.
+
+    External programs, too: they have been run on all recordings already, which as a rule are longer than the tones.
+    One that fails on a tone is left out, with a warning in the log.
+
+    Args:
+        models: by name; identity and identity with a filter are left out, for they have none of it.
+        frame: rows that were scored; the first one's sample rate is that of the tones.
+        controls: of the unit.
+        progress: called with the number of tones done and their total after each.
+
+    Returns:
+        as :func:`~ddsp_la2a.evaluation.measure.measured_curves`, setting by setting.
+
+    Raises:
+        ValueError: none of the models could be measured, or one gave another length than it got.
+    """
+    settings = settings_to_measure(frame, controls)
+    chosen = [(name, model) for name, model in models.items() if not name.startswith("identity")]
+    rate = max(audio_info(frame["raw_audio_path"].iloc[0]).sample_rate, LOWEST_SAMPLE_RATE)
+    tables, failed = [], set()
+    for done, (setting, (name, model)) in enumerate(itertools.product(settings, chosen), start=1):
+        at: dict[str, Any] = dict(zip((control.name for control in controls), setting, strict=True))
+        if name not in failed:
+            try:
+                tables.append(measured_curves({name: model}, rate, **at))
+            except ChildProcessError as error:
+                failed.add(name)
+                logger.warning("%s: not measured on a tone: %s", name, error)
+        if progress is not None:
+            progress(done, len(settings) * len(chosen))
+    return pd.concat(tables, ignore_index=True)
 
 
 def versions() -> dict[str, str]:

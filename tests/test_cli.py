@@ -659,7 +659,7 @@ def test_compare_writes_one_table_of_all(run, recordings, few_steps):
     ran = run("compare", recordings, "--out", "out", "--models", "identity,lstm-32", "--budget", 1, "--seeds", 2)
     assert ran.status == 0, ran.err
     found = {name for name in files_of(Path("out")) if not name.startswith("trained")}
-    assert found == FIT_FILES | SCORE_FILES | {"report.html"}
+    assert found == FIT_FILES | SCORE_FILES | {"measured.csv", "report.html"}
     assert sorted(path.name for path in Path("out/trained/lstm-32").iterdir()) == ["seed-0", "seed-1"]
     scored = pd.read_csv("out/scores.csv")
     assert set(scored["model"]) == {"grey-box", "lstm-32", *PROTOCOL_ROWS}
@@ -667,7 +667,15 @@ def test_compare_writes_one_table_of_all(run, recordings, few_steps):
     assert scored[scored["model"] == "lstm-32"]["seed"].tolist() == [0, 1] * 2
     blocks = pd.read_csv("out/blocks.csv")
     assert set(blocks["model"]) == set(scored["model"])
+    measured = pd.read_csv("out/measured.csv")
+    models = ["grey-box", "published-gain", "published-filter", "lstm-32"]
+    assert sorted(measured["model"]) == sorted(models * 2)
+    assert sorted(set(zip(measured["compress_or_limit"], measured["peak_reduction"], strict=True))) == [
+        (0, 50),
+        (1, 80),
+    ]
     report = Path("out/report.html").read_text(encoding="utf-8")
+    assert "Measured on a tone" in report
     assert "not distinguishable" in report
     assert "lstm-32" in report
     lines = ran.out.splitlines()
@@ -915,6 +923,7 @@ def test_the_wheel_works_in_an_empty_folder(tmp_path, wav):
 
     demo = call("-m", "ddsp_la2a", "demo", "--out", "demo", "--budget", 5, **environment)
     assert "all numbers are from a simulated device" in demo.out
+    assert set(pd.read_csv(empty / "demo" / "measured.csv")["model"]) > {"target", "grey-box"}
     scored = pd.read_csv(empty / "demo" / "scores.csv")
     assert set(scored["source"]) == {"simulated"}
     errors = scored.groupby("model")["esr_dc_filtered"].mean()

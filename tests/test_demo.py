@@ -113,6 +113,18 @@ def test_the_compressor_works(pairs: list[Pair]) -> None:
         assert (0 < loss_db < 0.5) if pair.knob == 0 else (2 < loss_db < 30)
 
 
+def test_the_unit_of_a_set_is_the_one_it_was_recorded_through(pairs: list[Pair]) -> None:
+    """But for noise, rounding and a drift whose phase is another in each recording; units differ by more."""
+    pair = next(pair for pair in pairs if pair.split == "Test")
+    at = {"compress_or_limit": pair.switch, "peak_reduction": pair.knob}
+    errors = []
+    for seed in (0, 1):
+        output = demo.DemoUnit(seed).process(pair.programme, FS, **at)
+        errors.append(np.mean(np.square(output - pair.target)) / np.mean(np.square(pair.target)))
+    assert errors[0] < 2e-4
+    assert errors[1] > 10.0 * errors[0]
+
+
 def test_same_seed_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch)
     first, again, other = (

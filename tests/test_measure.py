@@ -14,7 +14,7 @@ from scipy import signal
 
 import ddsp_la2a as la
 from baselines.numpy_compressor import compressor, static_gain_db
-from ddsp_la2a.evaluation import tones
+from ddsp_la2a.evaluation import readings, tones
 from ddsp_la2a.evaluation.measure import (
     MEASURED,
     measure,
@@ -359,6 +359,15 @@ def test_curves_to_plot() -> None:
         gain = 10.0 ** ((since["gain_db"] - 3.0) / 20.0)
         left = (1.0 - 10.0 ** (-14.0 * 0.75 / 20.0)) * np.exp(-LN9 * (since["time_s"] - length) / 0.25)
         np.testing.assert_allclose(gain, 1.0 - left, atol=2e-3)
+
+
+def test_why_numbers_are_missing_comes_back_from_its_words() -> None:
+    reasons = dict.fromkeys(MEASURED, "") | {"ratio_measured": "no threshold", "attack_10_90_ms": "0.3 dB, or less"}
+    reasons |= {"knee_width_db": "no threshold"}
+    text = readings.reasons_in_words(reasons)
+    assert text == "ratio_measured, knee_width_db: no threshold; attack_10_90_ms: 0.3 dB, or less"
+    assert readings.reasons_by_name(text) == {name: reason for name, reason in reasons.items() if reason}
+    assert readings.reasons_by_name("") == {}
 
 
 def test_models_over_settings() -> None:

@@ -8,6 +8,7 @@ import html
 import io
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -18,10 +19,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 
 import ddsp_la2a as la
 from ddsp_la2a.evaluation import charts, report_audio, report_tables
 from ddsp_la2a.evaluation.evaluate import columns
+from ddsp_la2a.evaluation.measure import MEASURED, measured_curves
 from ddsp_la2a.evaluation.metrics import esr_dc_filtered
 from ddsp_la2a.evaluation.svg import Axis, in_short, log_axis
 
@@ -61,6 +64,14 @@ def blocks_of(scores):
             for second in range(3)
         ]
     )
+
+
+def measured_of(models, settings=((0, 50), (1, 70)), **numbers):
+    """Measurements as measured_curves gives them: the same numbers for every model and setting."""
+    usual = {"threshold_1db_dbfs": -20.0, "ratio_measured": 4.0, "knee_width_db": 6.0, "attack_10_90_ms": 5.0}
+    usual |= dict.fromkeys(MEASURED[-4:], 250.0) | {"not_measured": ""}
+    rows = [{"compress_or_limit": switch, "peak_reduction": knob} for switch, knob in settings]
+    return pd.DataFrame([{"model": name, **at, **usual, **numbers} for at in rows for name in models])
 
 
 @pytest.fixture
@@ -319,6 +330,89 @@ def test_scores_that_are_not_defined_are_in_no_mean(write):
     assert "5 scores aren’t defined" in page.words
 
 
+def measured_in(page):
+    """The table of measurements: by setting, a list of rows of texts."""
+    table = re.search(r'<section id="measured">.*?<table.*?>(.*?)</table>', page.source, re.S)[1]
+    found = {}
+    for body in re.findall(r"<tbody>(.*?)</tbody>", table, re.S):
+        rows = [re.findall(r"<t[hd].*?</t[hd]>", row, re.S) for row in re.findall(r"<tr>.*?</tr>", body, re.S)]
+        plain = [[html.unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in rows]
+        found[plain[0][0]] = plain[1:]
+    return found
+
+
+class Known:
+    """A compressor without stages at parameters that the knob has no say in."""
+
+    def __init__(self, **parameters):
+        self.params = la.CompressorParams(**parameters)
+
+    def process(self, audio, sample_rate, **_):
+        return la.compressor(torch.from_numpy(audio)[None], self.params, sample_rate)[0].numpy()
+
+
+def test_what_is_measured_on_a_tone_against_closed_forms(write, one_thread):
+    """On a square tone, whose absolute sample stands still, threshold, ratio and times follow from the parameters."""
+    known = {"threshold_db": -30.0, "ratio": 4.0, "knee_db": 0.0, "attack_ms": 5.0, "release_ms": 250.0}
+    models = {"known": Known(**known), "half": Gain(0.5)}
+    at = {"compress_or_limit": 1, "peak_reduction": 70}
+    page = write(
+        scores_of(dict.fromkeys(models, 0.01)), measured=measured_curves(models, 8000, waveform="square", **at)
+    )
+    ((setting, (first, second)),) = measured_in(page).items()
+    assert setting == "limit, peak reduction 70"
+    threshold = f"{-30.0 + 1.0 / 0.75:.1f}".replace("-", "−")
+    assert first[:5] == ["known", threshold, "4.0", "< 1", "5.0"]
+    releases = [250.0 * math.log(times) / math.log(9.0) for times in (2.0, 10.0, 2.0, 10.0)]
+    assert [float(cell) for cell in first[5:]] == pytest.approx(releases, rel=0.005)
+    assert second == ["half", "–1", "–2", "–2", *["–3"] * 5]
+    reasons = (
+        "1 no gain reduction of 1 dB up to 0 dBFS; 2 no threshold; 3 the loud passage reduces the gain by less than"
+    )
+    assert f"Why there is no number: {reasons} 1 dB." in page.words
+    assert "compare tones with tones" in page.words
+    assert "Measured on a tone – simulated" in page.headings()
+    assert "#measured" in page.source
+
+
+def test_numbers_that_are_infinite_or_too_small_to_tell(write):
+    least = {"knee_width_db": 0.2, "attack_10_90_ms": 0.0, "release_50_short_ms": 3.0, "release_90_long_ms": 12345.6}
+    odd = {"ratio_measured": np.inf, "threshold_1db_dbfs": -np.inf, "release_50_long_ms": np.nan}
+    page = write(scores_of({"a": 0.1}), measured=measured_of("a", settings=[(0, 50)], **least, **odd))
+    cells = ["–", "∞", "< 1", "< 0.25", "< 4", "250", "–", "12,346"]
+    assert measured_in(page) == {"compress, peak reduction 50": [["a", *cells]]}
+    assert "Why there is no number" not in page.words
+
+
+def test_the_unit_itself_comes_before_its_models(write):
+    measured = measured_of(["other", "grey-box", "my unit"])
+    page = write(scores_of({"grey-box": 0.01, "other": 0.02}, converged=False), measured=measured.iloc[::-1])
+    assert list(measured_in(page)) == ["compress, peak reduction 50", "limit, peak reduction 70"]
+    for rows in measured_in(page).values():
+        assert [row[0] for row in rows] == ["my unit", "grey-box", "other"]
+    assert "Cut short by a budget: grey-box, other." in page.words
+
+
+def test_measurements_may_come_from_a_file(tmp_path, write):
+    reason = "ratio_measured, knee_width_db: falls at -2 dBFS; attack_10_90_ms: slow"
+    measured = measured_of(
+        "a", ratio_measured=np.nan, knee_width_db=np.nan, attack_10_90_ms=np.nan, not_measured=reason
+    )
+    measured.loc[0, "not_measured"] = ""
+    measured.to_csv(tmp_path / "measured.csv", index=False)
+    page = write(scores_of({"a": 0.1}), measured=measured)
+    assert page.source == write(scores_of({"a": 0.1}), measured=pd.read_csv(tmp_path / "measured.csv")).source
+    assert [rows[0][2:5] for rows in measured_in(page).values()] == [["–", "–", "–"], ["–1", "–1", "–2"]]
+    assert "Why there is no number: 1 falls at −2 dBFS; 2 slow." in page.words
+
+
+def test_without_measurements_there_is_no_such_section(write):
+    for measured in (None, measured_of([], settings=[]).reindex(columns=measured_of("a").columns)):
+        page = write(scores_of({"a": 0.1}), measured=measured)
+        assert "measured" not in page.ids()
+        assert "#measured" not in page.source
+
+
 def history(**more):
     steps = np.arange(1, 6)
     table = {"step": steps, "seconds": 2.0 * steps, "loss": 1 / steps, "validation_esr": 0.5 / steps}
@@ -387,7 +481,10 @@ def test_hostile_names_are_inert(write, frame, intervals):
     histories = dict.fromkeys(HOSTILE, history())
     about = {name: name for name in HOSTILE}
     how = {"models": models, "frame": frame, "histories": histories, "about": about, "blocks": blocks_of(scores)}
-    page = write(scores, **how)
+    odd = measured_of([*HOSTILE, "</td><script>"], ratio_measured=np.nan, not_measured=f"ratio_measured: {HOSTILE[0]}")
+    page = write(scores, **how, measured=odd)
+    assert measured_in(page)["limit, peak reduction 70"][0][0] == "</td><script>"
+    assert "1 <script>alert(1)</script>." in page.words
     assert page.open == []
     scripts = [attributes for tag, attributes in page.elements if tag == "script"]
     executable = [attributes for attributes in scripts if not attributes.get("type")]
@@ -404,7 +501,8 @@ def test_hostile_names_are_inert(write, frame, intervals):
 def test_the_same_input_gives_the_same_bytes(tmp_path, models, frame):
     scores = scores_of({"grey-box": 0.01, "half": 0.2, "loud": 0.3})
     for name in ("a", "b"):
-        la.report(scores, tmp_path / name, models=models, frame=frame, histories={"half": history()}, about={"x": 1})
+        how = {"histories": {"half": history()}, "about": {"x": 1}, "measured": measured_of(models)}
+        la.report(scores, tmp_path / name, models=models, frame=frame, **how)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -551,6 +649,28 @@ def test_curves_of_what_can_be_read(write, models):
             {"blocks": pd.DataFrame({"model": []})},
             "blocks: expected also the columns source",
         ),
+        (scores_of({"a": 0.1}), {"measured": "measured.csv"}, "measured: expected a DataFrame, got str"),
+        (
+            scores_of({"a": 0.1}),
+            {"measured": measured_of("a").drop(columns=["peak_reduction", "ratio_measured"])},
+            "measured: expected also the columns peak_reduction, ratio_measured, got model, ",
+        ),
+        (scores_of({"a": 0.1}), {"measured": measured_of([3])}, "measured: expected names in the column model, got 3"),
+        (
+            scores_of({"a": 0.1}),
+            {"measured": measured_of("a", knee_width_db="wide")},
+            "measured, column knee_width_db: expected numbers, got 'wide'",
+        ),
+        (
+            scores_of({"a": 0.1}),
+            {"measured": measured_of("a", settings=[(5, 50)])},
+            "measured, column compress_or_limit: expected 0 or 1, got 5",
+        ),
+        (
+            scores_of({"a": 0.1}),
+            {"measured": measured_of("a", settings=[(0, np.nan)])},
+            "measured, column peak_reduction: expected 0 to 100, got nan",
+        ),
     ],
     ids=[
         "path",
@@ -565,6 +685,12 @@ def test_curves_of_what_can_be_read(write, models):
         "name",
         "control",
         "blocks",
+        "measured type",
+        "measured columns",
+        "measured name",
+        "measured number",
+        "measured switch",
+        "measured knob",
     ],
 )
 def test_bad_input_is_one_clear_error_and_no_file(tmp_path, scores, more, message):

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import soundfile
 from headless import chromium, opened
-from test_report import HOSTILE, Gain, blocks_of, history, intervals, scores_of  # noqa: F401 - a fixture among them
+from test_report import (  # noqa: F401 - a fixture among them
+    HOSTILE,
+    Gain,
+    blocks_of,
+    history,
+    intervals,
+    measured_of,
+    scores_of,
+)
 
 import ddsp_la2a as la
 
@@ -26,7 +34,8 @@ def page(recordings, tmp_path_factory):
     models = {"grey-box": la.GreyBox(la.ControlNet(seed=3)), "half": Gain(0.5), "<b>loud</b>": Gain(3.0)}
     scores = scores_of({"grey-box": 0.01, "half": 0.2, "<b>loud</b>": 0.3})
     path = tmp_path_factory.mktemp("page") / "report.html"
-    la.report(scores, path, models=models, frame=frame, histories={"half": history()}, about={"seed": 0})
+    more = {"histories": {"half": history()}, "measured": measured_of([*models, "the unit"]), "about": {"seed": 0}}
+    la.report(scores, path, models=models, frame=frame, **more)
     return path
 
 
@@ -302,10 +311,21 @@ def test_it_fits_any_width(tab, page, width, dark):
     assert (light[0] < light[1]) == dark
 
 
+def test_measurements_scroll_in_their_own_box_and_keep_the_names(tab):
+    tab.size(390, 800, phone=True)
+    tab.run("document.querySelector('#measured .scroll').scrollLeft = 1000")
+    where = "document.querySelector('#measured {}').getBoundingClientRect()"
+    assert tab.run("document.querySelector('#measured .scroll').scrollLeft") > 100
+    assert tab.run(f"{where.format('tbody th.name')}.left") == pytest.approx(tab.run(f"{where.format('h2')}.left"))
+    assert tab.run(f"{where.format('tbody tr:last-child td:last-child')}.right") <= 390
+    assert tab.run("document.querySelector('#measured tbody bdi').textContent") == "the unit"
+
+
 def test_hostile_names_do_nothing(browser, recordings, tmp_path, intervals):  # noqa: F811 - the fixture
     scores = scores_of({"grey-box": 0.01, **dict.fromkeys(HOSTILE, 0.02)}, protocol=HOSTILE[0])
     models = {"grey-box": la.GreyBox(la.ControlNet(seed=3)), **{name: Gain() for name in HOSTILE}}
     how = {"models": models, "frame": la.index(recordings), "histories": dict.fromkeys(HOSTILE, history())}
+    how["measured"] = measured_of(HOSTILE, ratio_measured=np.nan, not_measured=f"ratio_measured: {HOSTILE[0]}")
     about = {name: [name] for name in HOSTILE}
     la.report(scores, tmp_path / "x.html", blocks=blocks_of(scores), about=about, **how)
     browser.trouble.clear()

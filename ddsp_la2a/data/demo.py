@@ -102,6 +102,23 @@ def render_demo(
     return folder
 
 
+class DemoUnit:
+    """The unit that a demo set was recorded through, as a model: what the grey box should have become.
+
+    Args:
+        seed: of the demo set.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.device = SimulatedLA2A(UnitConstants.sampled(seed), seed=seed)
+
+    def process(
+        self, audio: np.ndarray, sample_rate: float, *, compress_or_limit: int, peak_reduction: float
+    ) -> np.ndarray:
+        """What comes back from the unit, which has rested before; see :meth:`SimulatedLA2A.record`."""
+        return self.device.record(audio, sample_rate, compress_or_limit, peak_reduction)
+
+
 def _render(root: Path, recording: _Recording, unit: UnitConstants, seed: int) -> None:
     """Write one pair; the unit is played what the file holds, rounding included."""
     split, take, switch, knob, seconds, pause_s = recording

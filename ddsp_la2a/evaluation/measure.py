@@ -287,10 +287,6 @@ def _of_passages(output: Array, part: Part, sample_rate: float) -> dict[str, rea
 
 
 def _row(found: Mapping[str, readings.Reading]) -> dict[str, Any]:
-    """The numbers, and each reason once behind the names of those that are missing for it."""
-    missing: dict[str, list[str]] = {}
-    for name in MEASURED:
-        if found[name].reason:
-            missing.setdefault(found[name].reason, []).append(name)
-    reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in missing.items())
-    return {name: float(found[name].value) for name in MEASURED} | {"not_measured": reasons}
+    """The numbers, and why some are missing."""
+    numbers = {name: float(found[name].value) for name in MEASURED}
+    return numbers | {"not_measured": readings.reasons_in_words({name: found[name].reason for name in MEASURED})}

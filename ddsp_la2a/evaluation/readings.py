@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,24 @@ class Reading(NamedTuple):
 def none(reason: str) -> Reading:
     """There is no such number."""
     return Reading(math.nan, reason)
+
+
+def reasons_in_words(reasons: Mapping[str, str]) -> str:
+    """Each reason once, behind the names of the numbers that are missing for it; empty ones are none."""
+    missing: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if reason:
+            missing.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in missing.items())
+
+
+def reasons_by_name(text: str) -> dict[str, str]:
+    """Why each number is missing, from what :func:`reasons_in_words` made of it."""
+    found: dict[str, str] = {}
+    for part in text.split("; "):
+        names, _, reason = part.partition(": ")
+        found |= dict.fromkeys(names.split(", "), reason)
+    return {name: reason for name, reason in found.items() if reason}
 
 
 def low_level_gain_db(input_dbfs: Array, output_dbfs: Array) -> Reading:

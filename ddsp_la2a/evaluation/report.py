@@ -18,6 +18,7 @@ from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import charts, report_audio
 from ddsp_la2a.evaluation.evaluate import Model
+from ddsp_la2a.evaluation.report_measured import checked_measured, table_of
 from ddsp_la2a.evaluation.report_models import GreyBoxPictures, pictures
 from ddsp_la2a.evaluation.report_tables import SOURCE_WORDS, Group, checked_scores, groups, reference_of
 from ddsp_la2a.evaluation.svg import Mark, in_the_dark, line_swatch, swatch
@@ -44,6 +45,7 @@ def report(
     controls: Sequence[Control] = LA2A_CONTROLS,
     split: str = "test",
     histories: Mapping[str, pd.DataFrame] | None = None,
+    measured: pd.DataFrame | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a comparison of models as one HTML file that needs no network: tables, pictures and listening.
@@ -62,6 +64,8 @@ def report(
         controls: of the unit.
         split: which rows of scores and frame.
         histories: model → table with ``seconds`` or ``step``, and ``validation_esr`` or ``error``.
+        measured: what :func:`~ddsp_la2a.evaluation.measure.measured_curves` gives, of models or, by another name, of a
+            recording of the unit itself.
         about: what was run, such as versions, data hash, seeds, settings and commands; may hold mappings and lists.
 
     Returns:
@@ -82,9 +86,11 @@ def report(
     found = groups(rows, reference, blocks, controls)
     ranked = [row.model for group in found for row in group.rows]
     names = list(dict.fromkeys([reference, *ranked, *names]))
+    on_tones = None if measured is None else checked_measured(measured, controls)
     page = _Page(found, names, reference, controls, split)
     page.add_comparison(histories or {})
     page.add_grey_boxes(models)
+    page.add_measured(on_tones)
     passages: list[report_audio.Passage] = []
     if models and frame is not None:
         heard = {name: models[name] for name in names if name in models}
@@ -121,6 +127,7 @@ class _Page:
             "reference": reference,
             "words": SOURCE_WORDS,
             "swatches": {name: swatch(mark) for name, mark in self.looks.items()},
+            "unit_swatch": line_swatch(_TARGET, "track target"),
             "split": split,
             "unheard": [],
         }
@@ -142,6 +149,11 @@ class _Page:
         for number, name in enumerate(explicit[:_MOST_GREY_BOXES]):
             boxes.append(pictures(name, models[name], f"box{number}", self.colours))
         self.values["boxes"], self.values["undrawn"] = boxes, explicit[_MOST_GREY_BOXES:]
+
+    def add_measured(self, measured: pd.DataFrame | None) -> None:
+        """What was read from a tone."""
+        found = None if measured is None else table_of(measured, self.names, self.controls)
+        self.values["measured"] = found if found and found.settings else None
 
     def passages(self, models: Mapping[str, Model], frame: pd.DataFrame | str | Path) -> list[report_audio.Passage]:
         """Passages of the frame through the models, and the track of gain reduction over the first of them."""

@@ -115,16 +115,14 @@ def checked_scores(scores: pd.DataFrame | str | Path, controls: Sequence[Control
         raise ValueError(f"scores: expected rows whose split is {split!r}, got {got}; say which split= to report")
     for column in ("model", "protocol"):
         # As Python's own strings: pandas' can't hold all of them.
-        rows[column] = pd.Series([_name(value) for value in rows[column]], dtype=object)
+        names = [checked_name("scores", value, "names in the columns model and protocol") for value in rows[column]]
+        rows[column] = pd.Series(names, dtype=object)
     unknown = sorted({str(source) for source in rows["source"]} - set(SOURCES))
     if unknown:
         raise ValueError(f"scores: expected source to be one of {', '.join(SOURCES)}, got {', '.join(unknown)}")
     numbers = ("esr_dc_filtered", "esr_best_gain", "parameters", "real_time_factor", "train_seconds", "seed")
     for column in (*numbers, *(control.name for control in controls)):
-        try:
-            rows[column] = pd.to_numeric(rows[column]).astype(np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(f"scores, column {column}: expected numbers, got {_first_text(rows[column])!r}") from None
+        rows[column] = numbers_in("scores", rows[column])
     for column in ("converged", "setting_seen"):
         rows[column] = pd.Series([yes_no(value) for value in rows[column]], dtype=object)
     return rows
@@ -151,14 +149,28 @@ def refuse_missing(name: str, table: pd.DataFrame, needed: Iterable[str], advice
         raise ValueError(f"{name}: expected also the columns {', '.join(missing)}, got {got}; {advice}")
 
 
-def _name(value: Any) -> str:
+def checked_name(table: str, value: Any, expected: str) -> str:
+    """The name that a cell holds.
+
+    Raises:
+        ValueError: it holds something else.
+    """
     if not isinstance(value, str) or not value:
-        raise ValueError(f"scores: expected names in the columns model and protocol, got {value!r}")
+        raise ValueError(f"{table}: expected {expected}, got {value!r}")
     return value
 
 
-def _first_text(values: pd.Series) -> Any:
-    return next((value for value in values if isinstance(value, str)), values.iloc[0])
+def numbers_in(table: str, values: pd.Series) -> pd.Series:
+    """A column as float64.
+
+    Raises:
+        ValueError: it holds something else than numbers; names the column.
+    """
+    try:
+        return pd.to_numeric(values).astype(np.float64)
+    except (TypeError, ValueError):
+        text = next((value for value in values if isinstance(value, str)), values.iloc[0])
+        raise ValueError(f"{table}, column {values.name}: expected numbers, got {text!r}") from None
 
 
 def yes_no(value: Any) -> bool | None:
