@@ -11,6 +11,7 @@ import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
 from ddsp_la2a.cli_capture import capture
 from ddsp_la2a.cli_fit import compare, demo, evaluate, fit
+from ddsp_la2a.cli_measure import measure, tones
 from ddsp_la2a.cli_options import controls_option, out_folder_option, positions_option, source_argument
 from ddsp_la2a.cli_process import process
 from ddsp_la2a.console import bar, run_command, say
@@ -25,7 +26,7 @@ def command() -> None:
     """Fit, look at and use explicit models of the LA-2A levelling amplifier."""
 
 
-for subcommand in (fit, evaluate, compare, demo, process, capture):
+for subcommand in (fit, evaluate, compare, demo, process, capture, measure, tones):
     command.add_command(subcommand)
 
 

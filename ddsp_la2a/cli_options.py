@@ -12,7 +12,7 @@ import pandas as pd
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
 from ddsp_la2a.console import bar, say
-from ddsp_la2a.controls import parse_controls
+from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.splits import PROTOCOLS
 from ddsp_la2a.dsp.staged_kernels import needs_compiling
 from ddsp_la2a.model.stages import HARDWARE, parse_stages, stages_text
@@ -65,6 +65,38 @@ def _parsed_positions(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, floa
 positions_option = click.option(
     "--set", "positions", multiple=True, callback=_parsed_positions, metavar="NAME=VALUE", help="A control's position."
 )
+peak_reduction_option = click.option(
+    "--peak-reduction", type=click.FloatRange(0, 100), help="Knob of an LA-2A, 0 to 100."
+)
+limit_option = click.option("--limit", is_flag=True, help="Limit instead of compress: switch of an LA-2A.")
+
+
+def positions_at(
+    loaded: la.GreyBox, name: str, peak_reduction: float | None, limit: bool, positions: dict[str, float]
+) -> dict[str, float]:
+    """Positions of a model's controls, said with an LA-2A's options or with ``--set``.
+
+    Raises:
+        click.UsageError: an LA-2A's knob has no position.
+        ValueError: an LA-2A's options for another unit.
+    """
+    if loaded.controls == LA2A_CONTROLS:
+        return la2a_positions(peak_reduction, limit) | positions
+    if peak_reduction is not None or limit:
+        names = " ".join(f"--set {control.name}=…" for control in loaded.controls)
+        raise ValueError(f"{name}: expected {names}, got an LA-2A's option; the model is of another unit")
+    return positions
+
+
+def la2a_positions(peak_reduction: float | None, limit: bool) -> dict[str, float]:
+    """Positions said with an LA-2A's options.
+
+    Raises:
+        click.UsageError: its knob has none.
+    """
+    if peak_reduction is None:
+        raise click.UsageError("Missing option '--peak-reduction'.")
+    return {"compress_or_limit": int(limit), "peak_reduction": peak_reduction}
 
 
 def announce_compiling() -> None:

@@ -14,9 +14,14 @@ import soundfile
 from tqdm import tqdm
 
 import ddsp_la2a as la
-from ddsp_la2a.cli_options import announce_compiling, positions_option
+from ddsp_la2a.cli_options import (
+    announce_compiling,
+    limit_option,
+    peak_reduction_option,
+    positions_at,
+    positions_option,
+)
 from ddsp_la2a.console import say
-from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.files import replacing
 
@@ -43,8 +48,8 @@ def _blocks(reader: Any, path: Path) -> Iterator[Any]:
 @click.command()
 @click.argument("source", metavar="IN.wav", type=click.Path(path_type=Path))
 @click.argument("destination", metavar="OUT.wav", type=click.Path(path_type=Path))
-@click.option("--peak-reduction", type=click.FloatRange(0, 100), help="Knob of an LA-2A, 0 to 100.")
-@click.option("--limit", is_flag=True, help="Limit instead of compress: switch of an LA-2A.")
+@peak_reduction_option
+@limit_option
 @positions_option
 @click.option("--model", default="published", show_default=True, help="Model file, or 'published'.")
 @click.option("--dual-mono", is_flag=True, help="Each channel by itself instead of one gain for all.")
@@ -66,13 +71,7 @@ def process(
         raise ValueError(f"{destination}: expected an ending such as .wav or .flac, got {destination.suffix!r}")
     if destination.suffix.lower() == ".ogg" and info.sample_rate > _VORBIS_HZ:
         raise ValueError(f"{destination}: expected at most {_VORBIS_HZ} Hz, got {info.sample_rate}; write a .wav")
-    if loaded.controls == LA2A_CONTROLS:
-        if peak_reduction is None:
-            raise click.UsageError("Missing option '--peak-reduction'.")
-        positions = {"compress_or_limit": int(limit), "peak_reduction": peak_reduction, **positions}
-    elif peak_reduction is not None or limit:
-        names = " ".join(f"--set {control.name}=…" for control in loaded.controls)
-        raise ValueError(f"{model}: expected {names}, got an LA-2A's option; the model is of another unit")
+    positions = positions_at(loaded, model, peak_reduction, limit, positions)
     stream = loaded.stream(info.sample_rate, channels=info.channels, linked=not dual_mono, **positions)
     announce_compiling()
     peak, done = 0.0, 0

@@ -26,6 +26,8 @@ from baselines.numpy_compressor import compressor
 from ddsp_la2a import cli, compare
 from ddsp_la2a.controls import parse_controls
 from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, columns
+from ddsp_la2a.evaluation.measure import MEASURED, measure
+from ddsp_la2a.evaluation.report_measured import checked_measured
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -260,6 +262,28 @@ MISTAKES = [
     refused("capture index empty --controls r=1:20 --stimulus in.wav", "in.wav: expected the file that .* wrote, got"),
     refused("capture index empty --controls ratio=1:20 --source tape", "--source.*'tape' is not one of 'hardware'"),
     refused("capture index empty --controls ratio=1:20 --out missing/f.csv", "in an existing folder; create missing"),
+    refused("tones", "Missing argument 'OUT.wav'"),
+    refused("tones t.wav --sample-rate 4000", "--sample-rate.*4000 is not in the range 8000<=x<=192000"),
+    refused("tones t.xyz", "t.xyz: expected an audio file ending such as .wav or .flac, got '.xyz'"),
+    refused("tones missing/t.wav", "expected a file name in an existing folder; create missing first"),
+    refused("tones full", "full: expected an audio file ending"),
+    refused("measure", "Expected either MODEL or --recording"),
+    refused("measure published --recording in.wav", "Expected either MODEL or --recording"),
+    refused("measure published", "Missing option '--peak-reduction'"),
+    refused("measure published --limit", "Missing option '--peak-reduction'"),
+    refused("measure published --peak-reduction 101", "--peak-reduction.*101.* is not in the range"),
+    refused(f"measure published {P} --set gain=1", "expected .* compress_or_limit, peak_reduction, got"),
+    refused(f"measure missing {P}", "missing: expected a model file.* got no file"),
+    refused(f"measure damaged.safetensors {P}", "damaged.*expected content hash"),
+    refused(f"measure published {P} --out missing/m.csv", "expected a file name in an existing folder"),
+    refused(f"measure published {P} --out full", "full: expected a file name, got a folder"),
+    refused("measure --recording missing.wav", "missing.wav: expected an audio file, but there is nothing"),
+    refused("measure --recording text.wav", "text.wav: expected an audio file that can be read, got: "),
+    refused("measure --recording in.wav", "in.wav: expected .* all of the test signal, at least 68.5 s, got 1.0 s"),
+    refused("measure --recording nan.wav", "nan.wav: expected finite samples, got NaN or infinity"),
+    refused("measure --recording nine.wav", "nine.wav: expected one channel, got 9"),
+    refused("measure --recording in.wav --limit", "Missing option '--peak-reduction'"),
+    refused("measure --recording in.wav --set model=1", "expected a name of its own, got model"),
     refused("demo --out full", "full: expected a new or empty folder"),
     refused("demo --seed x", "--seed.*'x' is not a valid integer"),
 ]
@@ -325,7 +349,8 @@ def test_no_command_shows_the_help(run):
 def test_help(run, switch):
     ran = run(switch)
     assert ran.status == 0
-    for name in ("capture", "check", "compare", "curves", "demo", "evaluate", "fit", "index", "process"):
+    names = ("capture", "check", "compare", "curves", "demo", "evaluate", "fit", "index", "measure", "process", "tones")
+    for name in names:
         assert f"\n  {name} " in ran.out, name
     assert run("process", switch).status == 0
 
@@ -864,6 +889,72 @@ def test_capture_from_stimulus_to_frame(run, caplog):
     assert "a_ratio=3.wav: expected all of the stimulus, got a recording that lacks 10.00 s at its end" in ran.error
     assert "a_ratio=5.wav: expected one channel, got 2" in ran.error
     assert files_of(Path()) == before
+
+
+# --- measure --------------------------------------------------------------------------------------------------------
+
+
+def printed(ran: Ran) -> dict[str, str]:
+    assert ran.status == 0, ran.err
+    return {line[:20].rstrip(): line[21:] for line in ran.out.splitlines()}
+
+
+def test_measure_prints_what_the_library_measures(run):
+    numbers = printed(run("measure", "published", "--peak-reduction", 72, "--limit"))
+    expected = measure(la.load("published"), compress_or_limit=1, peak_reduction=72)
+    assert list(numbers) == ["model", "compress_or_limit", "peak_reduction", *MEASURED]
+    assert [numbers.pop(name) for name in ("model", "compress_or_limit", "peak_reduction")] == ["published", "1", "72"]
+    assert numbers == {name: f"{expected[name]:.4g}" for name in MEASURED}
+
+
+def test_measure_writes_a_table_that_the_report_takes(run):
+    assert run("measure", "published", "--peak-reduction", 72, "--out", "m.csv").out == ""
+    table = pd.read_csv("m.csv")
+    assert len(table) == 1
+    assert checked_measured(table, la.load("published").controls)["model"].tolist() == ["published"]
+    expected = measure(la.load("published"), compress_or_limit=0, peak_reduction=72)
+    assert table[list(MEASURED)].iloc[0].to_dict() == pytest.approx({name: expected[name] for name in MEASURED})
+
+
+def test_a_number_that_is_missing_has_its_reason(run):
+    assert run("tones", "tones.wav", "--sample-rate", 8000).status == 0
+    numbers = printed(run("measure", "--recording", "tones.wav"))
+    assert list(numbers) == ["model", *MEASURED]
+    assert numbers["threshold_1db_dbfs"] == "none: no gain reduction of 1 dB up to 0 dBFS"
+    assert numbers["release_90_long_ms"] == "none: the loud passage reduces the gain by less than 1 dB"
+    assert "not_measured" not in numbers
+
+
+def test_measure_another_unit(run, strip_model):
+    at = ["--set", "speed=2", "--set", "drive=3.5", "--set", "ratio=0.5"]
+    assert printed(run("measure", strip_model, *at))["drive"] == "3.5"
+    assert "expected --set speed=… " in run("measure", strip_model, "--peak-reduction", 5).error
+
+
+@pytest.mark.parametrize("late", [0, 100000])
+def test_tones_out_and_back(run, late):
+    """What a recording of the tones measures is what the model measures, whenever the recorder was started."""
+    ran = run("tones", "tones.wav", "--sample-rate", 16000)
+    assert (ran.status, ran.out) == (0, "")
+    assert ran.err.startswith("tones.wav: 69 s; record it through the unit at one setting")
+    assert run("process", "tones.wav", "unit.wav", "--peak-reduction", 80).status == 0
+    output, rate = soundfile.read("unit.wav")
+    assert rate == 16000
+    output = np.concatenate([np.zeros(late), -0.5 * output, np.zeros(late)])
+    soundfile.write("unit.wav", output, rate, "PCM_24")
+    numbers = printed(run("measure", "--recording", "unit.wav", "--peak-reduction", 80))
+    expected = measure(la.load("published"), 16000, compress_or_limit=0, peak_reduction=80)
+    expected["low_level_gain_db"] -= 20.0 * np.log10(2.0)
+    assert (numbers["model"], numbers["peak_reduction"]) == ("unit", "80")
+    for name in MEASURED:
+        assert float(numbers[name]) == pytest.approx(expected[name], rel=0.01, abs=0.05), name
+
+
+def test_a_recording_of_something_else(run, programme):
+    soundfile.write("long.wav", programme(1, 80.0, 8000), 8000)
+    assert "long.wav: expected a recording of the test signal, found none of its steps" in run(
+        "measure", "--recording", "long.wav"
+    ).error  # fmt: skip
 
 
 # --- from a wheel ---------------------------------------------------------------------------------------------------

@@ -238,6 +238,44 @@ def test_a_recording_cut_a_little_early_or_late(late_ms: float) -> None:
         assert found[name] == pytest.approx(plain[name], rel=0.03, abs=0.1)
 
 
+@pytest.mark.parametrize(("before_s", "after_s"), [(0.0, 0.0), (0.013, 0.0), (3.21, 5.0), (-0.02, 0.01)])
+@pytest.mark.parametrize("name", ["soft", "limiter", "idle"])
+def test_the_tone_is_found_in_a_recording(name: str, before_s: float, after_s: float) -> None:
+    """Whenever the recorder ran, through noise at −60 dBFS, and whatever is left of the steps."""
+    limiter = {"threshold_db": -45.0, "ratio": 50.0, "knee_db": 0.0, "attack_ms": 0.1, "release_ms": 50.0}
+    idle = {**SETTINGS["soft"], "threshold_db": 0.0}
+    rate = 16000
+    output = Fast(**{**SETTINGS, "limiter": limiter, "idle": idle}[name]).process(tone_signal(rate), rate)
+    before, after = round(before_s * rate), round(after_s * rate)
+    recording = np.pad(output, (max(before, 0), after))[max(-before, 0) :]
+    recording += 1e-3 * np.random.default_rng(0).standard_normal(len(recording))
+    found = tones.cut_to_tone(recording, rate)
+    assert len(found) == len(output)
+    step = 16 * tones.passages(rate, "sine").passages[tones.LONG].start
+    stretch = slice(step - 1600, step + 1600)
+    apart = [np.square(found[stretch] - np.roll(output, late)[stretch]).sum() for late in range(-160, 320)]
+    late = int(np.argmin(apart)) - 160
+    assert (late == 0) if before_s == 0.0 else (0 <= late <= 192)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda audio: audio[:1000], "all of the test signal, at least 68.5 s, got 0.1 s; record it to its end"),
+        (lambda audio: audio[:0], "at least 68.5 s, got 0.0 s"),
+        (lambda audio: np.pad(audio[24000:], (0, 48000)), "got a recording that lacks 3.01 s at its beginning"),
+        (lambda audio: np.pad(audio[:-8000], (16000, 0)), "got a recording that lacks 0.99 s at its end"),
+        (np.zeros_like, "found none of its steps"),
+        (lambda audio: np.random.default_rng(0).standard_normal(len(audio)), "found none of its steps"),
+        (lambda audio: np.repeat(audio, 2), "found none of its steps"),
+    ],
+    ids=["short", "empty", "beginning", "end", "silent", "noise", "another rate"],
+)
+def test_recordings_without_the_whole_tone(change: Callable[[np.ndarray], np.ndarray], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tones.cut_to_tone(change(tone_signal(8000)), 8000)
+
+
 def test_a_recording_is_measured_as_a_model_is() -> None:
     model = Fast(**SETTINGS["hard"])
     assert measure_recording(model.process(tone_signal(8000).astype(np.float32), 8000), 8000) == measure(model, 8000)

@@ -37,10 +37,18 @@ from numpy.typing import NDArray
 
 from ddsp_la2a.evaluation import readings, tones
 from ddsp_la2a.evaluation.evaluate import Model
-from ddsp_la2a.evaluation.tones import LEVELS_DBFS, Part, Waveform, tone_signal
+from ddsp_la2a.evaluation.tones import LEVELS_DBFS, Part, Waveform, cut_to_tone, tone_signal
 from ddsp_la2a.units import LEVEL_FLOOR, amplitude_to_db, db_to_amplitude
 
-__all__ = ["measure", "measure_recording", "measured_curves", "static_curve", "step_response", "tone_signal"]
+__all__ = [
+    "cut_to_tone",
+    "measure",
+    "measure_recording",
+    "measured_curves",
+    "static_curve",
+    "step_response",
+    "tone_signal",
+]
 
 Array = NDArray[np.float64]
 
@@ -127,8 +135,8 @@ def measure_recording(output: Any, sample_rate: float, *, waveform: Waveform = "
     """Measure a unit by what it made of :func:`tone_signal`.
 
     Args:
-        output: recorded with nothing before it: at most 5 ms early or 50 ms late. Its gain doesn't matter but to the
-            low-level gain, its polarity not at all.
+        output: recorded with nothing before it, at most 5 ms early or 50 ms late (:func:`cut_to_tone` finds it in
+            what was recorded). Its gain doesn't matter but to the low-level gain, its polarity not at all.
         sample_rate: in Hz, of the test signal and the recording.
         waveform: of the test signal.
 
@@ -145,7 +153,9 @@ def measure_recording(output: Any, sample_rate: float, *, waveform: Waveform = "
     expected = (len(first.audio) + len(second.audio),)
     output = np.asarray(output)
     if output.shape != expected:
-        raise ValueError(f"output: expected the shape of the test signal, {expected}, got {output.shape}; cut it to it")
+        raise ValueError(
+            f"output: expected the shape of the test signal, {expected}, got {output.shape}; use cut_to_tone"
+        )
     if not np.isfinite(output).all():
         return _row(dict.fromkeys(MEASURED, readings.none("the output isn't finite")))
     if np.abs(output).max() <= LEVEL_FLOOR:

@@ -27,8 +27,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import signal
 
-from ddsp_la2a.units import db_to_amplitude, seconds_to_frames
+from ddsp_la2a.units import LEVEL_FLOOR, db_to_amplitude, seconds_to_frames
 
 Array = NDArray[np.float64]
 Waveform = Literal["sine", "square"]
@@ -53,6 +54,11 @@ _LEVEL_S = 0.5
 _READ = (0.5, 0.9)
 EARLIEST_S, LATEST_S = -0.005, 0.05
 """How late an output may be."""
+
+_ALIKE = 0.35  # steps of the level as played and as recorded: 1 for the same, 0.5 for a limiter, 0.2 for noise
+_STEP_DB = 6.0, 20.0  # less is noise, and more, as the one from digital silence, counts no more
+_ROOM_S = 0.01
+_SPARE_S = 0.04  # of the signal's ends nothing is read
 
 
 class Passage(NamedTuple):
@@ -201,3 +207,53 @@ def latency(output: Array, part: Part, sample_rate: float) -> int:
     earliest, latest = (seconds_to_frames(seconds, sample_rate) for seconds in (EARLIEST_S, LATEST_S))
     rise = np.diff(envelope(output, part, earliest - 1, latest))
     return earliest + int(rise.argmax())
+
+
+def cut_to_tone(recording: Array, sample_rate: float) -> Array:
+    """The stretch of a recording in which the test signal was played, wherever in it that began.
+
+    Of the signal's periods the level in dB rises and falls at each of its steps, in the recording as it did when
+    played, whatever the unit does to the level in between. Where these differences are most alike, the signal begins.
+
+    Args:
+        recording: of the test signal, finite.
+        sample_rate: in Hz, of both.
+
+    Shape:
+        ``(recorded_time,)`` to ``(time,)``, as long as the test signal.
+
+    Returns:
+        for :func:`~ddsp_la2a.evaluation.measure.measure_recording`: not early, and late by a hundredth of a second at
+        most. A recording that began when the signal did, and is no later than that, stays as it is.
+
+    Raises:
+        ValueError: the signal isn't in it, or not all of it.
+    """
+    played, period = tone_signal(sample_rate), passages(sample_rate, "sine").period
+    spare, room = (seconds_to_frames(seconds, sample_rate) for seconds in (_SPARE_S, _ROOM_S))
+    if len(recording) < len(played) - spare:
+        seconds = f"at least {len(played) / sample_rate:.1f} s, got {len(recording) / sample_rate:.1f} s"
+        raise ValueError(f"expected a recording of all of the test signal, {seconds}; record it to its end")
+    sent, heard = (_steps_db(audio, period) for audio in (played, recording))
+    likeness = signal.correlate(heard, sent) / (np.linalg.norm(sent) * max(float(np.linalg.norm(heard)), 1.0))
+    if likeness.max() < _ALIKE:
+        raise ValueError(
+            "expected a recording of the test signal, found none of its steps; cut away what else is on it"
+        )
+    start = (int(likeness.argmax()) - len(sent) + 1) * period  # to within a period
+    start = 0 if -period <= start <= room else start - room
+    end = start + len(played) - len(recording)
+    for missing, where in ((-start, "beginning"), (end, "end")):
+        if missing > spare:
+            got = f"got a recording that lacks {missing / sample_rate:.2f} s at its {where}; record it again"
+            raise ValueError(f"expected all of the test signal, {got}")
+    return np.pad(recording, (max(-start, 0), max(end, 0)))[max(start, 0) :][: len(played)]
+
+
+def _steps_db(audio: Array, period: int) -> Array:
+    """How the level changes over two periods; noise doesn't, and 80 dB below the loudest counts as silence."""
+    power = np.square(audio[: len(audio) // period * period].reshape(-1, period)).mean(axis=1)
+    floor = 1e-8 * power.max(initial=LEVEL_FLOOR**2)
+    level_db = np.pad(10.0 * np.log10(np.maximum(power, floor)), 1, mode="edge")
+    steps = level_db[2:] - level_db[:-2]
+    return np.where(np.abs(steps) > _STEP_DB[0], steps.clip(-_STEP_DB[1], _STEP_DB[1]), 0.0)
