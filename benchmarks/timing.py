@@ -18,7 +18,7 @@ import torch
 import ddsp_la2a as la
 from benchmarks.problem import forward_backward, fused, problem
 
-_TURN_S, _FEWEST_TURNS, _MOST_TURNS = 0.005, 3, 101
+_TURN_S, _FEWEST_TURNS, _MOST_TURNS = 0.01, 3, 101
 _PACKAGES = ("torch", "numba", "numpy", "torchaudio", "torchcomp", "dasp-pytorch")
 
 
@@ -29,7 +29,8 @@ Key = TypeVar("Key", bound=Hashable)
 def taking_turns(jobs: Mapping[Key, tuple[Job, int]], seconds: float) -> dict[Key, float]:
     """Median seconds of a call of every job.
 
-    The jobs take turns, so that whatever else the machine does hits them alike; a turn is as many calls as fill 5 ms.
+    The jobs take turns, so that whatever else the machine does hits them alike; a turn is as many calls as fill 10 ms,
+    after one that isn't timed, because the job before left its own data in the caches.
     What runs in one thread is timed by the processor time of this process, which other programs don't stretch as they
     do the clock on the wall. With more threads there is no other.
 
@@ -49,6 +50,7 @@ def taking_turns(jobs: Mapping[Key, tuple[Job, int]], seconds: float) -> dict[Ke
             break
         for key, (job, count) in jobs.items():
             with threads(count):
+                job()
                 taken[key].append(_per_call(job, calls[key], count))
     return {key: float(np.median(times)) for key, times in taken.items()}
 
@@ -65,13 +67,14 @@ def _per_call(job: Job, calls: int, count: int) -> float:
 def threads(count: int) -> Iterator[None]:
     """Let torch, and with it this library, and numba's own pool, which torchcomp uses, have so many threads."""
     before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(count)
+    # numba's pool may be the one of OpenMP, whose number torch reads as its own: so torch has the last word.
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
         numba.set_num_threads(before[1])
+        torch.set_num_threads(before[0])
 
 
 def announce() -> None:

@@ -14,7 +14,8 @@ from ddsp_la2a import compare as workflow
 from ddsp_la2a.console import bar, say
 from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.splits import PROTOCOLS
-from ddsp_la2a.dsp.staged_kernels import needs_compiling
+from ddsp_la2a.dsp.compiling import needs_compiling
+from ddsp_la2a.dsp.kernels import compress_forward
 from ddsp_la2a.model.stages import HARDWARE, parse_stages, stages_text
 
 source_argument = click.argument("source", metavar="ROOT|frame.csv", type=click.Path(path_type=Path))
@@ -101,7 +102,7 @@ def la2a_positions(peak_reduction: float | None, limit: bool) -> dict[str, float
 
 def announce_compiling() -> None:
     """Say so where the first pass over audio will take some seconds more."""
-    if needs_compiling():
+    if needs_compiling(compress_forward):
         say("compiling once (some seconds; later runs start at once)")
 
 

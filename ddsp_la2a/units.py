@@ -53,7 +53,7 @@ def rise_time_to_coefficient(time_ms: Any, sample_rate: float) -> Any:
 
     The pole is 1 − α. Computed with expm1, so that long times keep all their digits.
     """
-    exponent = -RISE_TIME_TO_TIME_CONSTANT * 1000.0 / (time_ms * sample_rate)
+    exponent = (-RISE_TIME_TO_TIME_CONSTANT * 1000.0 / sample_rate) / time_ms
     return -torch.expm1(exponent) if isinstance(exponent, torch.Tensor) else -np.expm1(exponent)
 
 

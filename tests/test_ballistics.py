@@ -14,7 +14,7 @@ from scipy.signal import lfilter
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ddsp_la2a.dsp import compiling, kernels
+from ddsp_la2a.dsp import compiling, smoothing_kernels
 from ddsp_la2a.dsp.ballistics import smooth
 from ddsp_la2a.units import rise_time_to_coefficient
 
@@ -353,7 +353,7 @@ def _smooth_in_threads() -> np.ndarray:
     target = noise(8, 30_000).numpy()
     row = np.full(8, 0.1)
     smoothed = np.empty_like(target)
-    compiling.over_rows(kernels.smooth_forward, 8, 30_000, target, row, row, row, smoothed)
+    compiling.over_rows(smoothing_kernels.smooth_forward, 8, 30_000, target, row, row, row, smoothed)
     return smoothed
 
 

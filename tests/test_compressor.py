@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from baselines import numpy_compressor
 from baselines.numpy_compressor import compressor_gradient
 from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
+from ddsp_la2a.dsp.kernels import pieces
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude
 
 # torch's own, from what it imports when forward mode is first used
@@ -457,26 +460,26 @@ def test_values_are_checked_in_forward_mode_and_shapes_under_vmap() -> None:
         torch.func.vmap(of_ratio)(torch.full((3, 1, 2), 4.0))
     with pytest.raises(ValueError, match=r"ratio: expected a number or shape \(2,\)"):
         torch.func.vmap(of_ratio)(torch.full((2, 3), 4.0))
-    with pytest.raises(ValueError, match="state: expected a finite gain"):
+    with pytest.raises(ValueError, match="state: expected finite numbers"):
         torch.func.jacfwd(of_state)(torch.tensor(math.nan))
     with pytest.raises(ValueError, match=r"audio: expected shape \(batch, time\), got \(20,\)"):
         torch.func.vmap(lambda x: compressor(x, CompressorParams(**SETTING), RATE))(audio)
 
 
-def test_the_gain_is_kept_for_a_backward_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_are_kept_for_a_backward_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
 
     def spy(kernel: Any, rows: int, samples: int, *arrays: np.ndarray) -> None:
-        kept.append(arrays[-1].size)
+        kept.append(arrays[-2].shape)
         over_rows(kernel, rows, samples, *arrays)
 
-    monkeypatch.setattr("ddsp_la2a.dsp.compressor.over_rows", spy)
-    audio, ratio = rows_of_bursts(2, 50), torch.tensor(4.0, requires_grad=True)
+    monkeypatch.setattr("ddsp_la2a.dsp.fused.over_rows", spy)
+    audio, ratio = rows_of_bursts(2, 500), torch.tensor(4.0, requires_grad=True)
     compressor(audio, CompressorParams(**SETTING), RATE)
     compressor(audio, CompressorParams(**SETTING | {"ratio": ratio}), RATE)
     with torch.no_grad():
         compressor(audio, CompressorParams(**SETTING | {"ratio": ratio}), RATE)
-    assert kept == [0, 100, 0]
+    assert kept == [(2, 0, 4), (2, pieces(500), 4), (2, 0, 4)]
 
 
 # The fused path and the traced one
@@ -520,9 +523,24 @@ def test_trace_shows_every_signal_between() -> None:
 # Batches, layouts, dtypes
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 9, 17])
-def test_rows_one_by_one_equal_the_batch(rows: int) -> None:
-    audio = rows_of_bursts(rows, 12_000, np.float32).requires_grad_()  # from nine rows on worth several threads
+@pytest.mark.parametrize("rows", range(1, 18))
+@pytest.mark.parametrize("frames", [1, 5, 130, 301])
+def test_every_number_of_rows_and_samples_is_that_of_the_reference(rows: int, frames: int) -> None:
+    x = np.stack([bursts(frames, seed) for seed in range(rows)])
+    output = compressor(torch.from_numpy(x), CompressorParams(**SETTING), RATE)
+    for row in range(rows):
+        oracle = numpy_compressor.compressor(x[row], **SETTING, sample_rate=RATE)
+        np.testing.assert_allclose(output[row], oracle.output, rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("rows", "frames"),
+    # Every remainder of rows in lanes, of samples in lanes and in pieces; from nine rows of 12,000 on several threads.
+    [*zip(range(1, 18), (1, 2, 7, 8, 9, 15, 127, 128, 129, 131, 250, 255, 256, 257, 263, 384, 389), strict=True)]
+    + [(rows, 12_000) for rows in (1, 2, 3, 9, 17)],
+)
+def test_rows_one_by_one_equal_the_batch(rows: int, frames: int) -> None:
+    audio = rows_of_bursts(rows, frames, np.float32).requires_grad_()
     spread = torch.linspace(0.6, 1.4, rows, dtype=torch.float64)
     inputs = [(value * spread).requires_grad_() for value in SETTING.values()]
     state = (0.7 * spread).requires_grad_()
@@ -837,18 +855,18 @@ def test_hard_knee_has_no_hole_a_rounding_error_above_its_threshold(name: str) -
     assert float(state.min()) == pytest.approx(1.0, abs=1e-12)
 
 
-def test_one_nan_sample_spoils_only_itself() -> None:
-    audio = rows_of_bursts(1, 100)
-    audio[0, 50] = math.nan
-    output = compressor(audio, CompressorParams(**SETTING), RATE)
-    assert torch.isnan(output[0]).nonzero().flatten().tolist() == [50]
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_first_sample_that_is_not_finite_is_named(bad: float, dtype: torch.dtype) -> None:
+    audio = rows_of_bursts(3, 100).to(dtype)
+    audio[1, 50], audio[1, 70], audio[2, 10] = bad, math.nan, math.inf
+    with pytest.raises(ValueError, match=rf"^audio: expected finite samples, got {bad} in row 1, frame 50, and 2 more"):
+        compressor(audio, CompressorParams(**SETTING), RATE)
 
 
-def test_one_infinite_sample_does_not_spoil_those_after_it() -> None:
-    audio = rows_of_bursts(1, 100)
-    audio[0, 50] = math.inf
-    output = compressor(audio, CompressorParams(**SETTING), RATE)
-    assert bool(torch.isfinite(output[0, 51:]).all())
+def test_samples_whose_sum_is_beyond_all_numbers_are_finite_all_the_same() -> None:
+    output = compressor(torch.full((1, 8), 1e38), CompressorParams(**SETTING), RATE)
+    assert bool(torch.isfinite(output).all())
 
 
 # Errors
@@ -920,3 +938,29 @@ def test_an_unfit_sample_rate_is_refused_by_name(sample_rate: Any) -> None:
 def test_an_unfit_state_is_refused_by_name(state: Any) -> None:
     with pytest.raises(ValueError, match=r"^state: expected"):
         compressor(torch.zeros((2, 10)), CompressorParams(**SETTING), RATE, state=state)
+
+
+# Where it runs
+
+
+class Squashed(torch.nn.Module):
+    def forward(self, audio: Tensor) -> Tensor:
+        return 2.0 * compressor(torch.tanh(audio), CompressorParams(**SETTING), RATE)
+
+
+def test_a_module_that_contains_it_runs_compiled() -> None:
+    audio = rows_of_bursts(2, 200, np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        # Without code generation, for which the machine would need a compiler of C++.
+        compiled = torch.compile(Squashed(), backend="eager")(audio)
+    assert torch.equal(compiled, Squashed()(audio))
+
+
+def test_calls_from_several_threads_equal_serial_ones() -> None:
+    batches = [rows_of_bursts(9, 12_000) * (1.0 + 0.1 * k) for k in range(8)]
+    params = CompressorParams(**SETTING)
+    with ThreadPoolExecutor(8) as pool:
+        outputs = list(pool.map(lambda audio: compressor(audio, params, RATE), batches))
+    for audio, output in zip(batches, outputs, strict=True):
+        assert torch.equal(output, compressor(audio, params, RATE))

@@ -120,8 +120,9 @@ import json, sys, logging, random, warnings
 handlers, filters = list(logging.getLogger().handlers), list(warnings.filters)
 state = random.getstate()
 import ddsp_la2a, ddsp_la2a.compare, ddsp_la2a.cli, baselines.registry
-from ddsp_la2a.dsp import kernels
-compiled = [n for n in dir(kernels) if getattr(getattr(kernels, n), "signatures", None)]
+from ddsp_la2a.dsp import feedback_kernels, kernels, smoothing_kernels, tangent_kernels
+rooms = [feedback_kernels, kernels, smoothing_kernels, tangent_kernels]
+compiled = [n for room in rooms for n in dir(room) if getattr(getattr(room, n), "signatures", None)]
 print(json.dumps({
     "modules": sorted({m.split(".")[0] for m in sys.modules}),
     "compiled": compiled,

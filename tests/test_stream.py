@@ -387,7 +387,6 @@ def test_a_sample_that_is_not_finite_passes_through_the_output_filter(bad: float
     x[0, 50] = bad
     output = Stream(params, RATE).process(x)
     assert np.argwhere(~np.isfinite(output[0])).flatten().tolist() == [50, 51, 52, 53, 54]
-    np.testing.assert_array_equal(output, compressor(torch.from_numpy(x), params, RATE))
 
 
 def test_latency_is_that_of_the_output_filter_at_this_rate() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddsp_la2a.dsp import kernels
+from ddsp_la2a.dsp import smoothing_kernels as kernels
 from ddsp_la2a.dsp.compiling import over_rows
 
 
-def per_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
-    """One float64 number a row of ``like``, contiguous, on its device; keeps the graph."""
-    rows = like.shape[0]
+def number_or_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
+    """A float64 number, or one a row of ``like``, on its device; keeps the graph."""
     tensor = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    rows = like.shape[0]
     if tensor.shape not in ((), (1,), (rows,)):
         got = tuple(tensor.shape)
         raise ValueError(f"{name}: expected a number or shape ({rows},) as the audio's batch, got {got}")
-    return tensor.expand(rows).contiguous()
+    return tensor
+
+
+def per_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
+    """The same for every row, contiguous."""
+    return number_or_row(value, name, like).expand(like.shape[0]).contiguous()
 
 
 def or_zeros(derivative: Tensor | None, like: Tensor) -> Tensor:
@@ -35,6 +41,12 @@ def as_array(tensor: Tensor) -> NDArray[np.floating]:
 
 class RowFunction(torch.autograd.Function):
     """A function whose rows know nothing of each other: to it, what vmap runs over is just more rows."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # torch asks for it in every call, and finding out takes longer than a short block.
+        if inspect.isfunction(cls.forward):
+            cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:

@@ -10,12 +10,19 @@ from torch import Tensor
 
 
 def check_audio(audio: Tensor) -> None:
-    """Refuse what the compressor can't process: wrong type or shape."""
+    """Refuse what the compressor can't process: wrong type or shape, or a sample that is no finite number."""
     if not isinstance(audio, Tensor) or audio.dtype not in (torch.float32, torch.float64):
         got = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
         raise ValueError(f"audio: expected a tensor of float32 or float64, got {got}")
     if audio.ndim != 2:
         raise ValueError(f"audio: expected shape (batch, time), got {tuple(audio.shape)}; use audio[None] for one item")
+    # A sum takes a fraction of the time of looking at every sample; it isn't finite where one of them isn't.
+    if known_any(~torch.isfinite(audio.detach().sum())):
+        bad = (~torch.isfinite(audio.detach())).nonzero()
+        if len(bad):
+            row, frame = bad[0].tolist()
+            which = f"{audio[row, frame].item()} in row {row}, frame {frame}, and {len(bad) - 1} more"
+            raise ValueError(f"audio: expected finite samples, got {which}; find out where they come from")
 
 
 def check_sample_rate(sample_rate: float) -> None:
@@ -30,3 +37,11 @@ def known_any(condition: Tensor) -> bool:
         return bool(condition.any())
     except RuntimeError:  # under vmap a tensor has a shape to check, but no one value that a branch could hang on
         return False
+
+
+def known_values(tensor: Tensor) -> list[float]:
+    """The numbers in a tensor of at most one dimension, none where they aren't known."""
+    try:
+        return [tensor.item()] if tensor.ndim == 0 else tensor.tolist()
+    except RuntimeError:  # under vmap, as above
+        return []

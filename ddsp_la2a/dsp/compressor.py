@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ddsp_la2a.dsp import kernels, output_stage, staged
-from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, Tangent, as_array, or_zeros, per_row, smooth
+from ddsp_la2a.dsp import fused, output_stage
+from ddsp_la2a.dsp.ballistics import number_or_row, per_row, smooth
 from ddsp_la2a.dsp.checks import check_audio, check_sample_rate, known_any
-from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.curve import slope_of, sloped_gain_db, static_gain_db
+from ddsp_la2a.dsp.kernels import COEFFICIENTS, STATES
 from ddsp_la2a.dsp.params import CompressorParams
 from ddsp_la2a.dsp.side_chain import REFERENCE_HZ, shelf_coefficients
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
+
+_PLAIN = ("threshold_db", "ratio", "knee_db", "attack_ms", "release_ms", "makeup_db")
 
 
 class CompressorTrace(NamedTuple):
@@ -29,60 +32,6 @@ class CompressorTrace(NamedTuple):
     static_gain_db: Tensor
     gain: Tensor
     state: Tensor
-
-
-class _Compress(RowFunction):
-    """Output, last state, and the gain in float64 for the backward pass, empty unless ``keep_gain``."""
-
-    @staticmethod
-    def forward(keep_gain: bool, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        audio, *params, before = inputs
-        rows, samples = audio.shape
-        output = torch.empty((rows, samples), dtype=audio.dtype)
-        gain = torch.empty((rows, samples if keep_gain else 0), dtype=torch.float64)
-        state = before.to(device="cpu", copy=True)
-        arrays = map(as_array, (audio, *params, state, output, gain))
-        over_rows(kernels.compress_forward, rows, samples, *arrays)
-        return output.to(audio.device), state.to(audio.device), gain
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.mark_non_differentiable(output[-1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[1:], output[-1])
-        ctx.save_for_forward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None, grad_state: Tensor | None, _: None) -> Any:
-        *inputs, gain = ctx.saved_tensors
-        grads = or_zeros(grad_output, inputs[0]), or_zeros(grad_state, inputs[-1])
-        return None, *_CompressAdjoint.apply(gain, *grads, *inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
-        return *_CompressTangent.apply(*ctx.saved_tensors, *tangents), None
-
-
-class _CompressAdjoint(FirstDerivative):
-    operator = "compressor"
-
-    @staticmethod
-    def forward(gain: Tensor, grad_output: Tensor, grad_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        device = inputs[0].device
-        rows, samples = inputs[0].shape
-        if gain.shape[1] == 0:  # under vmap it doesn't show beforehand that there is a backward pass to keep it for
-            gain = _Compress.forward(True, *inputs)[-1]
-        grad_audio = torch.empty((rows, samples), dtype=inputs[0].dtype)
-        grad_params = torch.empty((rows, 6), dtype=torch.float64)
-        adjoint = grad_state.to(device="cpu", dtype=torch.float64, copy=True).contiguous()
-        arrays = map(as_array, (*inputs, gain, grad_output, grad_audio, grad_params, adjoint))
-        over_rows(kernels.compress_backward, rows, samples, *arrays)
-        return grad_audio.to(device), *(part.clone() for part in grad_params.to(device).unbind(1)), adjoint.to(device)
-
-
-class _CompressTangent(Tangent):
-    operator = "compressor"
-    kernel = kernels.compress_jvp
 
 
 def compressor(
@@ -122,7 +71,7 @@ def compressor(
     Shape:
         audio ``(batch, time)``; parameters ``(batch,)`` or a number; output as the audio. The state is the gain,
         ``(batch,)`` or a number; where a stage is on, what is returned is ``(batch, 4)``
-        (:data:`~ddsp_la2a.dsp.staged_kernels.STATES`), and more with an output filter (its ``states``).
+        (:data:`~ddsp_la2a.dsp.kernels.STATES`), and more with an output filter (its ``states``).
 
     Returns:
         The output, late by ``latency`` samples if there is an output filter; with ``return_state`` the pair (output,
@@ -138,57 +87,107 @@ def compressor(
     """
     check_audio(audio)
     check_sample_rate(sample_rate)
-    if not params.is_plain:
-        return _staged(audio, params, sample_rate, state, return_state, trace)
-    threshold, ratio, knee, attack_ms, release_ms, makeup_db = (
-        per_row(value, name, audio) for name, value in params.numbers().items()
-    )
-    attack = rise_time_to_coefficient(attack_ms, sample_rate)
-    release = rise_time_to_coefficient(release_ms, sample_rate)
-    makeup = db_to_amplitude(makeup_db)
-    before = per_row(state, "state", audio)
-    if known_any(~torch.isfinite(before)):
-        raise ValueError(f"state: expected a finite gain, got {state}")
+    check_reference(params, sample_rate)
+    if params.output_filter is not None:
+        shape = tuple(params.output_filter.coefficients.shape)
+        if shape[:-1] not in ((), (1,), (len(audio),)):
+            expected = f"one filter or {len(audio)} as the audio's batch"
+            raise ValueError(f"output_filter: expected {expected}, got coefficients of shape {shape}")
+        params = replace(params, output_filter=params.output_filter.at(sample_rate))
+    given = {name: number_or_row(value, name, audio) for name, value in params.numbers().items()}
+    before = _all_states(state, params, audio)
+    if trace and params.is_plain:
+        return _plain_trace(audio, given, sample_rate, before[:, 0])
+    coefficients = _coefficients(given, params.feedback, sample_rate).expand(len(audio), -1)
+    form, core, filtered = form_of(params), before[:, : len(STATES)], before[:, len(STATES) :]
+    signals = None
     if trace:
-        level_db = amplitude_to_db(audio.to(torch.float64).abs())
-        target_db = static_gain_db(level_db, threshold[:, None], ratio[:, None], knee[:, None])
-        gain, after = smooth(db_to_amplitude(target_db), attack, release, before)
-        return CompressorTrace((audio * gain * makeup[:, None]).to(audio.dtype), level_db, target_db, gain, after)
-    if audio.shape[1] == 0:
-        output, after = audio, before
-    else:
-        inputs = (audio, threshold, 1.0 - 1.0 / ratio, knee, attack, release, makeup, before)
-        keep_gain = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-        output, after, _ = _Compress.apply(keep_gain, *inputs)
+        with torch.no_grad():
+            signals = fused.signals(audio, coefficients, form, core)
+    output, after = fused.compress(audio, coefficients, form, core)
+    if params.is_plain:
+        after = after[:, 0]
+    if params.output_filter is not None:
+        taps = params.output_filter.taps.to(audio.device)
+        output, filtered = output_stage.output_filter(output, taps, sample_rate, filtered)
+        after = torch.cat([after, filtered], dim=1)
+    if signals is not None:
+        fast, slow, heard = signals.unbind(1)
+        mix = coefficients.detach()[:, COEFFICIENTS.index("slow_mix"), None]
+        level_db = amplitude_to_db(heard.abs())
+        threshold, slope, knee = coefficients.detach()[:, :3, None].unbind(1)
+        target_db = sloped_gain_db(level_db, threshold, slope, knee)
+        return CompressorTrace(output.detach(), level_db, target_db, fast + mix * (slow - fast), after.detach())
     return (output, after) if return_state else output
 
 
+def _all_states(state: Tensor | float, params: CompressorParams, audio: Tensor) -> Tensor:
+    """What :func:`compressor` is given as state, with a column for every number."""
+    rest = rest_state(params)
+    if isinstance(state, (int, float)):
+        if not math.isfinite(state):
+            raise ValueError(f"state: expected finite numbers, got {state}")
+        rest[:2] = [float(state)] * 2
+    before = torch.tensor(rest, dtype=torch.float64, device=audio.device).expand(len(audio), -1)
+    if isinstance(state, (int, float)):
+        return before
+    given = torch.as_tensor(state, dtype=torch.float64, device=audio.device)
+    if known_any(~torch.isfinite(given)):
+        raise ValueError(f"state: expected finite numbers, got {state}")
+    if given.ndim < 2:
+        gain = per_row(given, "state", audio)[:, None]
+        return torch.cat([gain, gain, before[:, 2:]], dim=1)
+    if params.is_plain or given.shape != before.shape:
+        expected = f"({len(audio)},)" if params.is_plain else tuple(before.shape)
+        raise ValueError(f"state: expected a number or shape {expected}, got {tuple(given.shape)}")
+    return given
+
+
+def _plain_trace(audio: Tensor, given: dict[str, Tensor], sample_rate: float, before: Tensor) -> CompressorTrace:
+    threshold, ratio, knee, attack_ms, release_ms, makeup_db = (given[name].expand(len(audio)) for name in _PLAIN)
+    level_db = amplitude_to_db(audio.to(torch.float64).abs())
+    target_db = static_gain_db(level_db, threshold[:, None], ratio[:, None], knee[:, None])
+    attack, release = (rise_time_to_coefficient(time_ms, sample_rate) for time_ms in (attack_ms, release_ms))
+    gain, after = smooth(db_to_amplitude(target_db), attack, release, before)
+    output = (audio * gain * db_to_amplitude(makeup_db)[:, None]).to(audio.dtype)
+    return CompressorTrace(output, level_db, target_db, gain, after)
+
+
+def form_of(params: CompressorParams) -> fused.Form:
+    """Which loops these parameters need."""
+    return fused.Form(params.feedback, not params.is_plain, params.shelf_db is not None)
+
+
 def stage_coefficients(params: CompressorParams, sample_rate: float) -> Tensor:
-    """The kernels' numbers (:data:`~ddsp_la2a.dsp.staged_kernels.COEFFICIENTS`) of some parameters.
+    """The kernels' numbers (:data:`~ddsp_la2a.dsp.kernels.COEFFICIENTS`) of some parameters.
 
     A stage that is off gets those that leave every bit as it is.
 
     Shape:
-        ``(12,)`` for parameters of shape ``()``, ``(12, batch)`` for ``(batch,)``; differentiable.
+        ``(12,)`` for parameters of shape ``()``, ``(batch, 12)`` for ``(batch,)``; differentiable.
     """
     given = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in params.numbers().items()}
-    like = sum(given.values(), torch.zeros((), dtype=torch.float64))
-    zero, one = torch.zeros_like(like), torch.ones_like(like)
-    ratio, attack_ms, release_ms = given["ratio"], given["attack_ms"], given["release_ms"]
-    factor = given.get("slow_factor", one)
-    slope = slope_of(ratio, params.feedback)
-    times = (attack_ms, release_ms, factor * attack_ms, factor * release_ms)
-    attack, release, slow_attack, slow_release = (rise_time_to_coefficient(t, sample_rate) for t in times)
-    shelf = (one, zero, zero)
-    if params.shelf_db is not None:
+    return _coefficients(given, params.feedback, sample_rate)
+
+
+def _coefficients(given: dict[str, Tensor], feedback: bool, sample_rate: float) -> Tensor:
+    threshold_db, ratio, knee_db, attack_ms, release_ms, makeup_db = (given[name] for name in _PLAIN)
+    attack = slow_attack = rise_time_to_coefficient(attack_ms, sample_rate)
+    release = slow_release = rise_time_to_coefficient(release_ms, sample_rate)
+    zero, one = threshold_db.new_zeros(()), threshold_db.new_ones(())
+    slow_mix, shelf = zero, (one, zero, zero)
+    if "slow_factor" in given:
+        factor, slow_mix = given["slow_factor"], given["slow_mix"]
+        slow_attack = rise_time_to_coefficient(factor * attack_ms, sample_rate)
+        slow_release = rise_time_to_coefficient(factor * release_ms, sample_rate)
+    if "shelf_db" in given:
         if known_any(given["shelf_hz"].detach() >= 0.5 * sample_rate):
             got = float(given["shelf_hz"].detach().max())
             raise ValueError(f"shelf_hz: expected less than half the sample rate of {sample_rate:g} Hz, got {got:g}")
         shelf = shelf_coefficients(given["shelf_db"], given["shelf_hz"], sample_rate)
-    makeup = db_to_amplitude(given["makeup_db"])
-    card = (given["threshold_db"], slope, given["knee_db"], attack, release)
-    columns = (*card, slow_attack, slow_release, given.get("slow_mix", zero), *shelf, makeup)
-    return torch.stack([column.expand(like.shape) for column in columns])
+    card = (threshold_db, slope_of(ratio, feedback), knee_db, attack, release)
+    columns = (*card, slow_attack, slow_release, slow_mix, *shelf, db_to_amplitude(makeup_db))
+    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
 
 
 def check_reference(params: CompressorParams, sample_rate: float) -> None:
@@ -201,50 +200,3 @@ def check_reference(params: CompressorParams, sample_rate: float) -> None:
 def rest_state(params: CompressorParams) -> list[float]:
     """State of a unit at rest with a stage on: columns of what :func:`compressor` returns."""
     return [1.0, 1.0, 0.0, 0.0] + [0.0] * (params.output_filter.states if params.output_filter is not None else 0)
-
-
-def _staged(
-    audio: Tensor,
-    params: CompressorParams,
-    sample_rate: float,
-    state: Tensor | float,
-    return_state: bool,
-    trace: bool,
-) -> Any:
-    check_reference(params, sample_rate)
-    if params.output_filter is not None:
-        shape = tuple(params.output_filter.coefficients.shape)
-        if shape[:-1] not in ((), (1,), (len(audio),)):
-            expected = f"one filter or {len(audio)} as the audio's batch"
-            raise ValueError(f"output_filter: expected {expected}, got coefficients of shape {shape}")
-        params = replace(params, output_filter=params.output_filter.at(sample_rate))
-    rows: dict[str, Any] = {name: per_row(value, name, audio) for name, value in params.numbers().items()}
-    coefficients = stage_coefficients(replace(params, **rows, output_filter=None), sample_rate).T
-    rest = rest_state(params)
-    before = torch.as_tensor(state, dtype=torch.float64, device=audio.device)
-    if before.ndim < 2:
-        gain = per_row(before, "state", audio)[:, None]
-        others = torch.tensor(rest[2:], dtype=torch.float64, device=audio.device).expand(len(audio), -1)
-        before = torch.cat([gain, gain, others], dim=1)
-    if before.shape != (len(audio), len(rest)):
-        raise ValueError(f"state: expected a number or shape ({len(audio)}, {len(rest)}), got {tuple(before.shape)}")
-    if known_any(~torch.isfinite(before)):
-        raise ValueError(f"state: expected finite numbers, got {state}")
-    core, filtered = before[:, :4], before[:, 4:]
-    signals = None
-    if trace:
-        with torch.no_grad():
-            signals = staged.signals(audio, coefficients, params.feedback, core)
-    output, after = staged.compress(audio, coefficients, params.feedback, core)
-    if params.output_filter is not None:
-        taps = params.output_filter.taps.to(audio.device)
-        output, filtered = output_stage.output_filter(output, taps, sample_rate, filtered)
-    after = torch.cat([after, filtered], dim=1)
-    if signals is not None:
-        fast, slow, heard = signals.unbind(1)
-        mix = coefficients.detach()[:, 7, None]
-        level_db = amplitude_to_db(heard.abs())
-        threshold, slope, knee = coefficients.detach()[:, :3, None].unbind(1)
-        target_db = sloped_gain_db(level_db, threshold, slope, knee)
-        return CompressorTrace(output.detach(), level_db, target_db, fast + mix * (slow - fast), after.detach())
-    return (output, after) if return_state else output

@@ -1,8 +1,20 @@
-"""The compiled loops.
+"""The compiled loops of the compressor whose detector hears the input: any stage but feedback.
 
-A kernel with the arguments ``first`` and ``last`` works on those rows of C-contiguous arrays, so that groups of rows
-can be handed to threads (``compiling.over_rows``). Audio is float32 or float64; state, parameters and everything
-accumulated is float64, because a release of seconds has a pole so near one that float32 would stall short of its end.
+The samples of a row are worked on in pieces that stay in the first-level cache, loop by loop: what the detector hears,
+the curve's gain, attack and release, output. Only attack and release have to go sample by sample; there the rows of a
+batch lie side by side in SIMD lanes. Everywhere else it is neighbouring samples of one row that do.
+
+Conventions as in ``smoothing_kernels``; audio is float32 or float64. With x the input and the rest as in
+:data:`COEFFICIENTS` and :data:`STATES`, one sample is ::
+
+    d = x, or with feedback v, the compressed sample before     what is detected
+    s = b0 d + memory;   memory = b1 d − a1 s                   side-chain shelf
+    target = curve(|s|)
+    fast += α (target − fast);   slow += α_slow (target − slow)
+    g = fast + mix (slow − fast)
+    v = x g;   output = v · makeup
+
+A stage that is off is skipped, or has coefficients that leave every bit as it was: b0 = 1, b1 = a1 = 0; mix = 0.
 """
 
 from __future__ import annotations
@@ -11,40 +23,218 @@ import math
 
 import numpy as np
 
-from ddsp_la2a.dsp.compiling import FUSED, REORDERED, compiled, exp2, inlined, log2
-from ddsp_la2a.units import DB_PER_NEPER, DB_PER_OCTAVE, LEVEL_FLOOR
+from ddsp_la2a.dsp.compiling import compiled, inlined
+from ddsp_la2a.dsp.elementary import exp2, log2
+from ddsp_la2a.dsp.lanes import WIDTH, fma, larger, load, magnitude, put, smaller, store, where
+from ddsp_la2a.dsp.smoothing_kernels import NEXT_TO_NOTHING, PIECE, cell_adjoint, follow_rows, read
+from ddsp_la2a.units import DB_PER_OCTAVE, LEVEL_FLOOR
+
+COEFFICIENTS = (
+    "threshold_db",
+    "slope",
+    "knee_db",
+    "attack",
+    "release",
+    "slow_attack",
+    "slow_release",
+    "slow_mix",
+    "shelf_b0",
+    "shelf_b1",
+    "shelf_a1",
+    "makeup",
+)
+"""Columns of what the kernels call ``coefficients`` (rows, 12), float64."""
+
+STATES = ("fast", "slow", "shelf_memory", "fed_back")
+"""Columns of what the kernels call ``state`` (rows, 4), float64; 1, 1, 0, 0 for a unit at rest."""
+
+_DEEPEST = -1000.0  # binary logarithm of a gain; beyond, exp2 has no number
+LN_2 = math.log(2.0)
+
+_SUMS = 9
+_OF_SUMS = np.array(
+    [(11, 1), (7, 1), (3, 1), (4, 1), (5, 1), (6, 1), (0, DB_PER_OCTAVE), (1, 1), (2, DB_PER_OCTAVE)], dtype=np.float64
+)
+"""What the adjoint sums up in lanes: column of the coefficients, and what to divide by."""
+
+
+def pieces(samples):
+    """Into how many pieces so many samples are cut."""
+    return -(-samples // PIECE)
 
 
 @inlined
-def knee(excess_db: float, knee_db: float) -> tuple[float, float]:
-    """Return h(d) and dh/dd of the quadratic knee for d > −w/2; the curve's gain is −slope · h."""
-    if excess_db >= 0.5 * knee_db:
-        return excess_db, 1.0
-    if excess_db <= -0.5 * knee_db:  # the logarithm rounded a level just above the foot to below it
-        return 0.0, 0.0
-    position = (excess_db + 0.5 * knee_db) / knee_db
-    return 0.5 * knee_db * position * position, position
+def curve_constants(coefficients, row):
+    """Threshold, half and whole knee width in octaves, the inverse of the width or 0, and the negative slope."""
+    threshold, knee = coefficients[row, 0] / DB_PER_OCTAVE, coefficients[row, 2] / DB_PER_OCTAVE
+    return threshold, 0.5 * knee, knee, 1.0 / knee if knee > 0.0 else 0.0, 0.0 - coefficients[row, 1]
+
+
+@inlined
+def over_threshold(heard, constants):
+    """Octaves h by which the quadratic knee says a sample is over the threshold, and dh per octave of its level."""
+    threshold, half, knee, per_knee, _ = constants
+    excess = log2(larger(magnitude(heard), LEVEL_FLOOR)) - threshold
+    within = smaller(larger(excess + half, 0.0), knee)
+    above = excess - half
+    position = where(above > 0.0, 1.0, within * per_knee)
+    return fma(0.5 * within * per_knee, within, larger(above, 0.0)), position
+
+
+@inlined
+def gain_exponent(h, constants):
+    """Binary logarithm of the curve's gain."""
+    return larger(h * constants[4], _DEEPEST)
+
+
+@inlined
+def remembered(b1, d, a1, s):
+    """Of the shelf. What isn't finite is forgotten, so that one bad sample spoils only itself; what is next to nothing,
+    too."""
+    memory = b1 * d - a1 * s
+    return memory if NEXT_TO_NOTHING < abs(memory) < math.inf else 0.0
 
 
 @compiled
-def compress_forward(first, last, audio, threshold_db, slope, knee_db, attack, release, makeup, state, output, gain):
-    """Level → curve → smoothing → gain → make-up. Updates ``state``; keeps the gain where ``gain`` is not empty."""
-    keep_gain = gain.shape[1] > 0
-    for row in range(first, last):
-        knee_foot = math.exp((threshold_db[row] - 0.5 * knee_db[row]) / DB_PER_NEPER)
-        g = state[row]
-        for n in range(audio.shape[1]):
-            level = max(abs(np.float64(audio[row, n])), LEVEL_FLOOR)
-            target = 1.0
-            if level > knee_foot:
-                h, _ = knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
-                target = math.exp(-slope[row] / DB_PER_NEPER * h)
-            coefficient = attack[row] if target < g else release[row]
-            g += coefficient * (target - g)
-            output[row, n] = audio[row, n] * g * makeup[row]
-            if keep_gain:
-                gain[row, n] = g
-        state[row] = g
+def _shelved(frames, row, audio, b0, b1, a1, memory, heard):
+    """Side-chain shelf over one piece of one row; returns its memory after it."""
+    for n in range(frames):
+        x = audio[row, n]
+        s = fma(b0, x, memory)
+        memory = remembered(b1, x, a1, s)
+        heard[row, n] = s
+    return memory
+
+
+@compiled
+def _targets(frames, row, heard, constants, targets):
+    """The curve's gain over one piece of one row. Two loops: a processor can't look ahead over both at once."""
+    start = row * PIECE
+    for n in range(start, start + frames, WIDTH):
+        h, _ = over_threshold(load(heard, n), constants)
+        store(targets, n, gain_exponent(h, constants))
+    for n in range(start, start + frames, WIDTH):
+        store(targets, n, exp2(load(targets, n)))
+
+
+@compiled
+def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, output, passed, signals):
+    """Every sample of every row. Updates ``state``.
+
+    Without ``two_cells`` and ``shelf`` their coefficients aren't looked at and their states are left alone.
+    ``passed`` (rows, pieces, 4) is empty, or receives the state before every piece: all that the adjoint needs.
+    ``signals`` (rows, 3, time) is empty, or receives the gain of both cells and what the curve heard.
+    """
+    samples = audio.shape[1]
+    keep, show = passed.shape[1] > 0, signals.shape[2] > 0
+    sound, shelved = np.zeros((2, WIDTH, PIECE))
+    fast, slow = np.zeros((2, WIDTH, PIECE))
+    fast_times, slow_times = np.ones((2, 2, WIDTH))
+    fast_before, slow_before = np.ones((2, WIDTH))
+    tile = np.empty(WIDTH * WIDTH)
+    heard = shelved if shelf else sound
+    for top in range(first, last, WIDTH):
+        rows = min(WIDTH, last - top)
+        _side_by_side(top, rows, coefficients, fast_times, slow_times)
+        for start in range(0, samples, PIECE):
+            frames = min(PIECE, samples - start)
+            for row in range(rows):
+                here = top + row
+                fast_before[row], slow_before[row] = state[here, 0], state[here, 1]
+                if keep:
+                    for n in range(4):
+                        passed[here, start // PIECE, n] = state[here, n]
+                read(audio, here, start, frames, sound, row)
+                if shelf:
+                    b0, b1, a1 = coefficients[here, 8], coefficients[here, 9], coefficients[here, 10]
+                    state[here, 2] = _shelved(frames, row, sound, b0, b1, a1, state[here, 2], shelved)
+                _targets(frames, row, heard, curve_constants(coefficients, here), fast)
+                if two_cells:
+                    for n in range(frames):
+                        slow[row, n] = fast[row, n]
+            follow_rows(rows, frames, fast_times[0], fast_times[1], fast_before, fast, tile)
+            if two_cells:
+                follow_rows(rows, frames, slow_times[0], slow_times[1], slow_before, slow, tile)
+            for row in range(rows):
+                here, at = top + row, (top + row) * samples + start
+                mix, makeup = coefficients[here, 7], coefficients[here, 11]
+                if two_cells:
+                    for n in range(frames):
+                        g = fma(mix, slow[row, n] - fast[row, n], fast[row, n])
+                        put(output, at + n, sound[row, n] * g * makeup)
+                    state[here, 1] = slow_before[row]
+                else:
+                    for n in range(frames):
+                        put(output, at + n, sound[row, n] * fast[row, n] * makeup)
+                state[here, 0] = fast_before[row]
+                g = fma(mix, slow_before[row] - fast_before[row], fast_before[row]) if two_cells else fast_before[row]
+                state[here, 3] = sound[row, frames - 1] * g
+                if show:
+                    for n in range(frames):
+                        signals[here, 0, start + n] = fast[row, n]
+                        signals[here, 1, start + n] = slow[row, n] if two_cells else fast[row, n]
+                        signals[here, 2, start + n] = heard[row, n]
+
+
+@inlined
+def _side_by_side(top, rows, coefficients, fast_times, slow_times):
+    """Attack and release of both cells, a row a lane."""
+    for row in range(rows):
+        for n in range(2):
+            fast_times[n, row] = coefficients[top + row, 3 + n]
+            slow_times[n, row] = coefficients[top + row, 5 + n]
+
+
+@compiled
+def _over_thresholds(frames, row, heard, constants, over, position, exponents, target, fast, slow):
+    """As :func:`_targets` for both cells, and what :func:`_curve_adjoint` needs."""
+    start = row * PIECE
+    for n in range(0, frames, WIDTH):
+        h, steep = over_threshold(load(heard, start + n), constants)
+        store(exponents, n, gain_exponent(h, constants))
+        store(over, start + n, h)
+        store(position, start + n, steep)
+    for n in range(0, frames, WIDTH):
+        goal = exp2(load(exponents, n))
+        store(target, start + n, goal)
+        store(fast, start + n, goal)
+        store(slow, start + n, goal)
+
+
+@compiled
+def _curve_adjoint(frames, row, heard, target, over, position, asked, slope, sums, place):
+    """Adjoint of the curve over one piece of one row: ``asked`` of the targets becomes that of what was heard.
+
+    Lanes number ``place`` of ``sums`` and the next ones have the derivatives for threshold, slope and knee added, per
+    octave but for the slope.
+    """
+    of_threshold, of_slope = load(sums, place * WIDTH), load(sums, (place + 1) * WIDTH)
+    of_knee = load(sums, (place + 2) * WIDTH)
+    start = row * PIECE
+    for n in range(0, frames, WIDTH):
+        s, steep = load(heard, start + n), load(position, start + n)
+        of_exponent = LN_2 * load(asked, n) * load(target, start + n)
+        of_slope = of_slope - of_exponent * load(over, start + n)
+        of_excess = (0.0 - slope) * of_exponent * steep
+        of_threshold = of_threshold - of_excess
+        of_knee = fma(0.5 * (1.0 - steep), of_excess, of_knee)
+        store(asked, n, where(magnitude(s) > LEVEL_FLOOR, of_excess / (s * LN_2), 0.0))
+    store(sums, place * WIDTH, of_threshold)
+    store(sums, (place + 1) * WIDTH, of_slope)
+    store(sums, (place + 2) * WIDTH, of_knee)
+
+
+@compiled
+def _shelf_adjoint(frames, row, audio, heard, b0, b1, a1, asked, memory_asked, found):
+    """Adjoint of :func:`_shelved`: ``asked`` of what was heard becomes that of the audio; b0, b1, a1 are added to."""
+    for n in range(frames - 1, -1, -1):
+        of_heard = asked[n] - a1 * memory_asked
+        found[row, 8] += audio[row, n] * of_heard
+        found[row, 9] += audio[row, n] * memory_asked
+        found[row, 10] -= heard[row, n] * memory_asked
+        asked[n] = b1 * memory_asked + b0 * of_heard
+        memory_asked = of_heard
+    return memory_asked
 
 
 @compiled
@@ -52,276 +242,98 @@ def compress_backward(
     first,
     last,
     audio,
-    threshold_db,
-    slope,
-    knee_db,
-    attack,
-    release,
-    makeup,
-    state,
-    gain,
+    coefficients,
+    two_cells,
+    shelf,
+    passed,
     grad_output,
     grad_audio,
-    grad_params,
+    grad_coefficients,
     grad_state,
 ):
-    """Adjoint of :func:`compress_forward`.
+    """Adjoint of :func:`compress_forward`, which is gone through again piece by piece, to the same bits.
 
-    ``gain`` is what the forward pass kept, in float64, so that attack and release are told apart exactly as they were
-    there. ``grad_state`` holds the derivative for the last state on entry and for the first on return; ``grad_params``
-    (rows, 6) receives threshold, slope, knee, attack, release and make-up.
+    ``passed`` is what it passed through. ``grad_state`` (rows, 4) holds the derivatives for the last state on entry and
+    for the first on return.
     """
-    for row in range(first, last):
-        knee_foot = math.exp((threshold_db[row] - 0.5 * knee_db[row]) / DB_PER_NEPER)
-        adjoint = grad_state[row]
-        d_threshold = d_slope = d_knee = d_attack = d_release = d_makeup = 0.0
-        for n in range(audio.shape[1] - 1, -1, -1):
-            x = np.float64(audio[row, n])
-            gy = np.float64(grad_output[row, n])
-            g = gain[row, n]
-            g_before = gain[row, n - 1] if n > 0 else state[row]
-            d_makeup += gy * x * g
-            dx = gy * g * makeup[row]
-            adjoint += gy * x * makeup[row]
-
-            level = max(abs(x), LEVEL_FLOOR)
-            target = 1.0
-            h = 0.0
-            dh = 0.0
-            if level > knee_foot:
-                h, dh = knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
-                target = math.exp(-slope[row] / DB_PER_NEPER * h)
-            if target < g_before:
-                coefficient = attack[row]
-                d_attack += adjoint * (target - g_before)
-            else:
-                coefficient = release[row]
-                d_release += adjoint * (target - g_before)
-            d_gain_np = adjoint * coefficient * target  # derivative for the curve's gain in nepers
-            adjoint *= 1.0 - coefficient
-
-            if level > knee_foot:
-                d_excess = -d_gain_np * slope[row] / DB_PER_NEPER * dh
-                d_slope -= d_gain_np * h / DB_PER_NEPER
-                d_threshold -= d_excess
-                d_knee += 0.5 * (1.0 - dh) * d_excess
-                if level > LEVEL_FLOOR:
-                    dx += d_excess * DB_PER_NEPER / x
-            grad_audio[row, n] = dx
-        grad_state[row] = adjoint
-        grad_params[row, 0] = d_threshold
-        grad_params[row, 1] = d_slope
-        grad_params[row, 2] = d_knee
-        grad_params[row, 3] = d_attack
-        grad_params[row, 4] = d_release
-        grad_params[row, 5] = d_makeup
-
-
-@compiled
-def compress_jvp(
-    first,
-    last,
-    audio,
-    threshold_db,
-    slope,
-    knee_db,
-    attack,
-    release,
-    makeup,
-    state,
-    audio_tangent,
-    tangents,
-    output_tangent,
-):
-    """Derivative of :func:`compress_forward` in one direction a row, carried along in time.
-
-    ``audio_tangent`` is empty where the audio is constant. ``tangents`` (rows, 7) are those of threshold, slope, knee,
-    attack, release, make-up and state; the last is updated.
-    """
-    audio_moves = audio_tangent.shape[1] > 0
-    for row in range(first, last):
-        knee_foot = math.exp((threshold_db[row] - 0.5 * knee_db[row]) / DB_PER_NEPER)
-        d_threshold, d_slope, d_knee = tangents[row, 0], tangents[row, 1], tangents[row, 2]
-        d_attack, d_release, d_makeup = tangents[row, 3], tangents[row, 4], tangents[row, 5]
-        g = state[row]
-        dg = tangents[row, 6]
-        for n in range(audio.shape[1]):
-            x = np.float64(audio[row, n])
-            dx = np.float64(audio_tangent[row, n]) if audio_moves else 0.0
-            level = max(abs(x), LEVEL_FLOOR)
-            target = 1.0
-            d_target = 0.0
-            if level > knee_foot:
-                h, dh = knee(DB_PER_NEPER * math.log(level) - threshold_db[row], knee_db[row])
-                target = math.exp(-slope[row] / DB_PER_NEPER * h)
-                d_excess = 0.5 * (1.0 - dh) * d_knee - d_threshold
-                if level > LEVEL_FLOOR:
-                    d_excess += DB_PER_NEPER * dx / x
-                d_target = -target / DB_PER_NEPER * (d_slope * h + slope[row] * dh * d_excess)
-            difference = target - g
-            coefficient, d_coefficient = (attack[row], d_attack) if target < g else (release[row], d_release)
-            g += coefficient * difference
-            dg += coefficient * (d_target - dg) + d_coefficient * difference
-            output_tangent[row, n] = makeup[row] * (dx * g + x * dg) + d_makeup * x * g
-        tangents[row, 6] = dg
-
-
-@compiled
-def smooth_forward(first, last, target, attack, release, state, smoothed):
-    """One pole that falls with ``attack`` and rises with ``release``. ``smoothed`` is float64."""
-    for row in range(first, last):
-        g = state[row]
-        for n in range(target.shape[1]):
-            t = np.float64(target[row, n])
-            g += (attack[row] if t < g else release[row]) * (t - g)
-            smoothed[row, n] = g
-
-
-@compiled
-def smooth_backward(first, last, target, attack, release, state, smoothed, grad_smoothed, grad_target, grad_params):
-    """Adjoint of :func:`smooth_forward`; ``grad_params`` (rows, 3) receives attack, release and first state."""
-    for row in range(first, last):
-        adjoint = d_attack = d_release = 0.0
-        for n in range(target.shape[1] - 1, -1, -1):
-            g_before = smoothed[row, n - 1] if n > 0 else state[row]
-            difference = np.float64(target[row, n]) - g_before
-            adjoint += np.float64(grad_smoothed[row, n])
-            if difference < 0.0:
-                coefficient = attack[row]
-                d_attack += adjoint * difference
-            else:
-                coefficient = release[row]
-                d_release += adjoint * difference
-            grad_target[row, n] = adjoint * coefficient
-            adjoint *= 1.0 - coefficient
-        grad_params[row, 0] = d_attack
-        grad_params[row, 1] = d_release
-        grad_params[row, 2] = adjoint
-
-
-@compiled
-def smooth_jvp(first, last, target, attack, release, state, target_tangent, tangents, smoothed_tangent):
-    """Derivative of :func:`smooth_forward` in one direction a row, carried along in time.
-
-    ``target_tangent`` is empty where the target is constant. ``tangents`` (rows, 3) are those of attack, release and
-    state; the last is updated.
-    """
-    target_moves = target_tangent.shape[1] > 0
-    for row in range(first, last):
-        d_attack, d_release = tangents[row, 0], tangents[row, 1]
-        g = state[row]
-        dg = tangents[row, 2]
-        for n in range(target.shape[1]):
-            difference = np.float64(target[row, n]) - g
-            d_target = np.float64(target_tangent[row, n]) if target_moves else 0.0
-            coefficient, d_coefficient = (attack[row], d_attack) if difference < 0.0 else (release[row], d_release)
-            g += coefficient * difference
-            dg += coefficient * (d_target - dg) + d_coefficient * difference
-            smoothed_tangent[row, n] = dg
-        tangents[row, 2] = dg
-
-
-@compiled
-def high_pass(first, last, signal, pole, backwards, filtered):
-    """DC blocker (1 − z⁻¹) / (1 − pole z⁻¹) from rest; ``backwards`` in time it is its own adjoint."""
-    samples = signal.shape[1]
-    for row in range(first, last):
-        before = after = 0.0
-        for i in range(samples):
-            n = samples - 1 - i if backwards else i
-            x = float(signal[row, n])
-            after = x - before + pole * after
-            before = x
-            filtered[row, n] = after
-
-
-@compiled(fastmath=FUSED)
-def static_gain_tangents(audio, threshold_db, slope, knee_db, gain, tangents):
-    """The curve's linear gain, and its derivatives for threshold, slope and knee: no sample depends on another."""
-    half = 0.5 * knee_db
-    per_knee = 1.0 / knee_db if knee_db > 0.0 else 0.0
-    slope_per_neper = slope / DB_PER_NEPER
-    for n in range(audio.shape[0]):
-        excess = DB_PER_OCTAVE * log2(max(abs(np.float64(audio[n])), LEVEL_FLOOR)) - threshold_db
-        within = min(max(excess + half, 0.0), knee_db)  # how far into the knee
-        position = 1.0 if excess > half else within * per_knee
-        h = 0.5 * within * within * per_knee + max(excess - half, 0.0)
-        target = exp2(-slope / DB_PER_OCTAVE * h)
-        gain[n] = target
-        tangents[0, n] = target * slope_per_neper * position
-        tangents[1, n] = -target / DB_PER_NEPER * h
-        tangents[2, n] = -target * slope_per_neper * 0.5 * position * (1.0 - position)
-
-
-@compiled(fastmath=FUSED)
-def compress_tangents(audio, threshold_db, slope, knee_db, attack, release, makeup, state, output, tangents):
-    """Output of one row, and its derivatives for every parameter, carried along in time.
-
-    ``state`` (6,) holds the gain and its derivatives for threshold, slope, knee, attack and release; it is updated.
-    ``output`` (time,) and ``tangents`` (6, time), float64, receive output and derivatives, make-up last.
-    """
-    static_gain_tangents(audio, threshold_db, slope, knee_db, output, tangents)
-    g, g_threshold, g_slope, g_knee, g_attack, g_release = state
-    for n in range(audio.shape[0]):
-        difference = output[n] - g
-        falling = difference < 0.0
-        coefficient = attack if falling else release
-        keep = 1.0 - coefficient
-        g += coefficient * difference
-        g_threshold = keep * g_threshold + coefficient * tangents[0, n]
-        g_slope = keep * g_slope + coefficient * tangents[1, n]
-        g_knee = keep * g_knee + coefficient * tangents[2, n]
-        g_attack = keep * g_attack + (difference if falling else 0.0)
-        g_release = keep * g_release + (0.0 if falling else difference)
-        x = np.float64(audio[n])
-        louder = x * makeup
-        output[n] = louder * g
-        tangents[0, n] = louder * g_threshold
-        tangents[1, n] = louder * g_slope
-        tangents[2, n] = louder * g_knee
-        tangents[3, n] = louder * g_attack
-        tangents[4, n] = louder * g_release
-        tangents[5, n] = x * g
-    state[:] = g, g_threshold, g_slope, g_knee, g_attack, g_release
-
-
-@compiled(fastmath=FUSED)
-def filter_signals(zero, pole, state, signals):
-    """(1 − zero z⁻¹) / (1 − pole z⁻¹) on every row, in place; ``state`` (rows, 2): last input and last output.
-
-    The recursion jumps four samples at a time, so that it isn't held up by its own latency.
-    """
-    samples = signals.shape[1]
-    whole = samples - samples % 4
-    pole_2, pole_3, pole_4 = pole * pole, pole * pole * pole, pole * pole * pole * pole
-    for row in range(signals.shape[0]):
-        before, after = state[row]
-        for n in range(0, whole, 4):
-            a, b, c, d = signals[row, n], signals[row, n + 1], signals[row, n + 2], signals[row, n + 3]
-            p = a - zero * before
-            q = b - zero * a + pole * p
-            r = c - zero * b + pole * q
-            s = d - zero * c + pole * r
-            signals[row, n] = p + pole * after
-            signals[row, n + 1] = q + pole_2 * after
-            signals[row, n + 2] = r + pole_3 * after
-            after = s + pole_4 * after
-            signals[row, n + 3] = after
-            before = d
-        for n in range(whole, samples):
-            x = signals[row, n]
-            after = x - zero * before + pole * after
-            before = x
-            signals[row, n] = after
-        state[row, 0], state[row, 1] = before, after
-
-
-@compiled(fastmath=REORDERED)
-def add_products(signals, products):
-    """Add every sum over time of two rows' product to ``products`` (rows, rows), lower triangle."""
-    for i in range(signals.shape[0]):
-        for j in range(i + 1):
-            total = 0.0
-            for n in range(signals.shape[1]):
-                total += signals[i, n] * signals[j, n]
-            products[i, j] += total
+    samples = audio.shape[1]
+    sound, shelved, over, position, target = np.zeros((5, WIDTH, PIECE))
+    fast, slow = np.zeros((2, WIDTH, PIECE))
+    fast_times, slow_times = np.ones((2, 2, WIDTH))
+    fast_before, slow_before = np.ones((2, WIDTH))
+    tile = np.empty(WIDTH * WIDTH)
+    exponents, asked_of_gain, asked_of_sound, asked, before = np.zeros((5, PIECE))
+    asked_of_output = np.zeros((1, PIECE))
+    heard = shelved if shelf else sound
+    for top in range(first, last, WIDTH):
+        rows = min(WIDTH, last - top)
+        sums = np.zeros((WIDTH, _SUMS, WIDTH))
+        grad_coefficients[top : top + rows] = 0.0
+        _side_by_side(top, rows, coefficients, fast_times, slow_times)
+        for start in range((samples - 1) // PIECE * PIECE, -1, -PIECE):
+            piece, frames = start // PIECE, min(PIECE, samples - start)
+            for row in range(rows):
+                here = top + row
+                fast_before[row], slow_before[row] = passed[here, piece, 0], passed[here, piece, 1]
+                b0, b1, a1 = coefficients[here, 8], coefficients[here, 9], coefficients[here, 10]
+                read(audio, here, start, frames, sound, row)
+                if shelf:
+                    _shelved(frames, row, sound, b0, b1, a1, passed[here, piece, 2], shelved)
+                constants = curve_constants(coefficients, here)
+                _over_thresholds(frames, row, heard, constants, over, position, exponents, target, fast, slow)
+            follow_rows(rows, frames, fast_times[0], fast_times[1], fast_before, fast, tile)
+            if two_cells:
+                follow_rows(rows, frames, slow_times[0], slow_times[1], slow_before, slow, tile)
+            for row in range(rows):
+                here, place = top + row, row * _SUMS
+                slope, mix, makeup = coefficients[here, 1], coefficients[here, 7], coefficients[here, 11]
+                read(grad_output, here, start, frames, asked_of_output, 0)
+                of_makeup, of_mix = load(sums, place * WIDTH), load(sums, (place + 1) * WIDTH)
+                for n in range(0, frames, WIDTH):
+                    x, g = load(sound, row * PIECE + n), load(fast, row * PIECE + n)
+                    asked_of_v = load(asked_of_output, n) * makeup
+                    if two_cells:
+                        apart = load(slow, row * PIECE + n) - g
+                        g = fma(mix, apart, g)
+                        of_mix = fma(asked_of_v * x, apart, of_mix)
+                    of_makeup = fma(load(asked_of_output, n) * x, g, of_makeup)
+                    store(asked_of_sound, n, asked_of_v * g)
+                    store(asked_of_gain, n, asked_of_v * x)
+                    store(asked, n, 0.0)
+                store(sums, place * WIDTH, of_makeup)
+                store(sums, (place + 1) * WIDTH, of_mix)
+                if start + frames == samples:  # the last v is a state, too
+                    end, of_v = frames - 1, grad_state[here, 3]
+                    apart_there = slow[row, end] - fast[row, end] if two_cells else 0.0
+                    asked_of_sound[end] += of_v * fma(mix, apart_there, fast[row, end])
+                    asked_of_gain[end] += of_v * sound[row, end]
+                    grad_coefficients[here, 7] += of_v * sound[row, end] * apart_there
+                before[0] = passed[here, piece, 0]
+                for n in range(1, frames):
+                    before[n] = fast[row, n - 1]
+                attack, release, share = coefficients[here, 3], coefficients[here, 4], 1.0 - mix if two_cells else 1.0
+                grad_state[here, 0] = cell_adjoint(
+                    frames, row, target, before, asked_of_gain, share, attack, release, grad_state[here, 0], asked,
+                    sums, place + 2,
+                )  # fmt: skip
+                if two_cells:
+                    before[0] = passed[here, piece, 1]
+                    for n in range(1, frames):
+                        before[n] = slow[row, n - 1]
+                    attack, release = coefficients[here, 5], coefficients[here, 6]
+                    grad_state[here, 1] = cell_adjoint(
+                        frames, row, target, before, asked_of_gain, mix, attack, release, grad_state[here, 1], asked,
+                        sums, place + 4,
+                    )  # fmt: skip
+                _curve_adjoint(frames, row, heard, target, over, position, asked, slope, sums, place + 6)
+                if shelf:
+                    b0, b1, a1 = coefficients[here, 8], coefficients[here, 9], coefficients[here, 10]
+                    of_memory, found = grad_state[here, 2], grad_coefficients[top : top + rows]
+                    grad_state[here, 2] = _shelf_adjoint(frames, row, sound, heard, b0, b1, a1, asked, of_memory, found)
+                for n in range(frames):
+                    put(grad_audio, here * samples + start + n, asked_of_sound[n] + asked[n])
+        for row in range(rows):
+            grad_state[top + row, 3] = 0.0
+            for n in range(_SUMS):
+                column, unit = _OF_SUMS[n]
+                grad_coefficients[top + row, int(column)] += sums[row, n].sum() / unit

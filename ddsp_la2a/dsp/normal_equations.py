@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
-from ddsp_la2a.dsp import kernels
+from ddsp_la2a.dsp import tangent_kernels
 from ddsp_la2a.dsp.params import CompressorParams
 from ddsp_la2a.dsp.tangents import tangents_of
 
@@ -97,12 +97,12 @@ def error_products(
             tangents.process(audio[done : done + length], piece[ERROR], piece[FIRST_TANGENT:])
             piece[TARGET] = target[done : done + length]
             piece[ERROR] -= piece[TARGET]
-            kernels.filter_signals(*ERROR_FILTERS[error_filter], memory, piece)
+            tangent_kernels.filter_signals(*ERROR_FILTERS[error_filter], memory, piece)
             done += length
             if until_count > 0:
                 until_count -= length
                 continue
-            kernels.add_products(piece, sums[-1])
+            tangent_kernels.add_products(piece, sums[-1])
             left_in_sum -= length
     lower = np.array(sums).reshape(-1, rows, rows)
     scale = block_diag(np.eye(FIRST_TANGENT), tangents.scale)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddsp_la2a.dsp.checks import known_any
+from ddsp_la2a.dsp.checks import known_values
 from ddsp_la2a.dsp.output_stage import OutputFilter
 
 _LOWEST = {"ratio": 1.0, "knee_db": 0.0, "slow_factor": 1.0, "slow_mix": 0.0, "shelf_db": -60.0}
@@ -73,18 +74,18 @@ class CompressorParams:
                 raise ValueError(f"{name}: expected a number or shape (batch,), got {given!r}") from None
             if value.ndim > 1:
                 raise ValueError(f"{name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
-            bad = ~torch.isfinite(value)
-            expected = "a finite number"
-            if name in _HIGHEST:
-                expected = f"{_LOWEST[name]:g} to {_HIGHEST[name]:g}"
-                bad = bad | (value < _LOWEST[name]) | (value > _HIGHEST[name])
-            elif name in _LOWEST:
-                expected, bad = f"at least {_LOWEST[name]:g}", bad | (value < _LOWEST[name])
-            elif name in _ABOVE:
-                expected, bad = f"more than {_ABOVE[name]:g}", bad | (value <= _ABOVE[name])
-            if known_any(bad):
-                got = value if value.ndim == 0 else value[bad][0]
-                raise ValueError(f"{name}: expected {expected}, got {got.item():g}")
+            low, high, above = _LOWEST.get(name, -math.inf), _HIGHEST.get(name, math.inf), _ABOVE.get(name, -math.inf)
+            for number in known_values(value):
+                if math.isfinite(number) and low <= number <= high and number > above:
+                    continue
+                expected = "a finite number"
+                if name in _HIGHEST:
+                    expected = f"{low:g} to {high:g}"
+                elif name in _LOWEST:
+                    expected = f"at least {low:g}"
+                elif name in _ABOVE:
+                    expected = f"more than {above:g}"
+                raise ValueError(f"{name}: expected {expected}, got {number:g}")
 
     def numbers(self) -> dict[str, Tensor | float]:
         """Every parameter that is a number, or one a row, by name; those of stages that are off are left out."""

@@ -7,10 +7,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ddsp_la2a.dsp import output_stage
 from ddsp_la2a.dsp.checks import check_sample_rate
-from ddsp_la2a.dsp.compressor import check_reference, rest_state, stage_coefficients
-from ddsp_la2a.dsp.kernels import smooth_forward
+from ddsp_la2a.dsp.compressor import check_reference, form_of, rest_state, stage_coefficients
+from ddsp_la2a.dsp.feedback_kernels import feedback_forward, linked_forward
+from ddsp_la2a.dsp.kernels import COEFFICIENTS, compress_forward
 from ddsp_la2a.dsp.params import CompressorParams, one_number_each
-from ddsp_la2a.dsp.staged_kernels import COEFFICIENTS, staged_forward, staged_linked
+from ddsp_la2a.dsp.smoothing_kernels import smooth_forward
 from ddsp_la2a.units import amplitude_to_db
 
 
@@ -38,7 +39,7 @@ class Stream:
         check_sample_rate(sample_rate)
         params = one_number_each(params, sample_rate)
         check_reference(params, sample_rate)
-        self._feedback, self._filter = params.feedback, params.output_filter
+        self._form, self._filter = form_of(params), params.output_filter
         self._coefficients = np.tile(stage_coefficients(params, sample_rate).numpy(), (channels, 1))
         self._is_plain = params.is_plain
         self._rest = np.tile(rest_state(params), (channels, 1))
@@ -97,9 +98,13 @@ class Stream:
         output = np.empty_like(rows)
         core = self._state[:, :4].copy()
         if self._linked:
-            staged_linked(rows, self._coefficients, self._feedback, core, output)
+            linked_forward(rows, self._coefficients, self._form.feedback, core, output)
+        elif self._form.feedback:
+            feedback_forward(0, self._channels, rows, self._coefficients, core, output, _NOT_KEPT)
         else:
-            staged_forward(0, self._channels, rows, self._coefficients, self._feedback, core, output, _NOT_KEPT)
+            stages = self._form.two_cells, self._form.shelf
+            results = core, output, _NOT_PASSED, _NOT_KEPT
+            compress_forward(0, self._channels, rows, self._coefficients, *stages, *results)
         self._state[:, :4] = core
         if self._filter is not None:
             output = self._filtered(output).astype(rows.dtype)
@@ -122,3 +127,4 @@ class Stream:
 
 
 _NOT_KEPT = np.empty((0, 3, 0))
+_NOT_PASSED = np.empty((0, 0, 4))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from torch import Tensor
 
-from ddsp_la2a.dsp import kernels, staged_kernels
+from ddsp_la2a.dsp import feedback_kernels, tangent_kernels
 from ddsp_la2a.dsp.checks import check_sample_rate
 from ddsp_la2a.dsp.compressor import check_reference, stage_coefficients
 from ddsp_la2a.dsp.output_stage import OutputFilter, slow_coefficient
@@ -84,7 +84,7 @@ class _Plain:
         self.scale = derivative[[0, 1, 2, 3, 4, 11]]
 
     def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
-        kernels.compress_tangents(audio, *self._arguments, self._state, output, tangents)
+        tangent_kernels.compress_tangents(audio, *self._arguments, self._state, output, tangents)
 
 
 class _TwoCells:
@@ -104,7 +104,7 @@ class _TwoCells:
     def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
         arguments = (self._curve, self._times, self._mix, self._makeup, self._per_ms, self._state)
         signals = np.empty((4, len(audio)))
-        staged_kernels.two_cell_tangents(audio, *arguments, signals, output, tangents)
+        tangent_kernels.two_cell_tangents(audio, *arguments, signals, output, tangents)
 
 
 class _AnyStage:
@@ -120,7 +120,7 @@ class _AnyStage:
         self.scale = np.eye(derivative.shape[1])
 
     def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
-        staged_kernels.staged_tangents(
+        feedback_kernels.tangents_forward(
             0,
             1,
             audio[None],
@@ -128,6 +128,7 @@ class _AnyStage:
             self._coefficients,
             self._directions,
             self._feedback,
+            True,
             self._state,
             self._tangents,
             output[None],
@@ -161,9 +162,9 @@ class _Filtered:
         for k in range(memory + 1):
             tangents[self._count + k] = known[memory - k : memory - k + len(output)]
         slow_alone = np.eye(1, len(self._taps), memory + 1)[0]
-        staged_kernels.filter_rows(slow_alone, self._slow, self._slow_alone, output[None], tangents[-1:])
+        tangent_kernels.filter_rows(slow_alone, self._slow, self._slow_alone, output[None], tangents[-1:])
         for signals, state in ((output[None], self._filtered[:1]), (of_core, self._filtered[1:])):
-            staged_kernels.filter_rows(self._taps, self._slow, state, signals, signals)
+            tangent_kernels.filter_rows(self._taps, self._slow, state, signals, signals)
 
 
 _CONSTANT = np.empty((1, 0, 0))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddsp_la2a.dsp import kernels
+from ddsp_la2a.dsp import smoothing_kernels
 from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.normal_equations import ERROR_FILTERS
 
@@ -22,7 +22,7 @@ class _HighPass(torch.autograd.Function):
         array = signal.detach().cpu().contiguous()
         filtered = torch.empty_like(array)
         arguments = (array.numpy(), _DC_POLE, backwards, filtered.numpy())
-        over_rows(kernels.high_pass, *array.shape, *arguments)
+        over_rows(smoothing_kernels.high_pass, *array.shape, *arguments)
         return filtered.to(signal.device)
 
     @staticmethod
