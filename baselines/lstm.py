@@ -22,9 +22,10 @@ LSTM_ADAM = AdamSettings(
     weight_prior_s=0.0,
     clip_norm=0.3,
 )
-"""Truncated back-propagation over windows of 2048 frames, 32 segments at a time, as by Wright et al. 2019. Clipped, because
-now and then a window threw it back a thousand steps: on the held-out end of the excerpts it came to 4.9 % without, to 3.3 %
-with a norm of 1 and to 2.9 % with 0.3."""
+"""Truncated back-propagation over windows of 2048 frames, 32 segments at a time, as by Wright et al. 2019.
+
+Clipped, because now and then a window threw it back a thousand steps: on the held-out end of the excerpts it came to
+4.9 % without, to 3.3 % with a norm of 1 and to 2.9 % with 0.3."""
 
 
 class ConditionedLSTM(BlackBox):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ddsp_la2a.dsp.ballistics import smooth
+from ddsp_la2a.dsp import filter_kernels
+from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, as_array, or_zeros
 from ddsp_la2a.dsp.checks import check_sample_rate, known_any
+from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.side_chain import REFERENCE_HZ
 
 COEFFICIENTS = 5
@@ -158,7 +161,7 @@ def slow_coefficient(sample_rate: float) -> float:
 
 
 def output_filter(signal: Tensor, taps: Tensor, sample_rate: float, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Filter a signal, L samples late; differentiable in everything.
+    """Filter a signal, L samples late; differentiable once in everything but the rate, in both modes, under ``vmap``.
 
     Args:
         signal: float32 or float64.
@@ -172,15 +175,67 @@ def output_filter(signal: Tensor, taps: Tensor, sample_rate: float, state: Tenso
     Returns:
         The output in the signal's dtype and the state after it, float64.
     """
-    samples, memory = signal.shape[1], state.shape[1] - 1
-    known = torch.cat([state[:, :memory], signal.double()], dim=1)
-    weights = taps.expand(len(signal), memory + 2)
-    coefficient = slow_coefficient(sample_rate)
-    # The pole is summed where the middle tap is. It never forgets, so it isn't given what isn't finite.
-    middle = torch.nan_to_num(known[:, memory // 2 : memory // 2 + samples], 0.0, 0.0, 0.0)
-    slow, last = smooth(middle, coefficient, coefficient, state[:, memory])
-    output = weights[:, memory + 1, None] * slow
-    for k in range(memory + 1):  # one after the other, so that the order doesn't depend on the length
-        output = output + weights[:, k, None] * known[:, memory - k : memory - k + samples]
-    after = torch.cat([known[:, samples:], last[:, None]], dim=1)
-    return output.to(signal.dtype), after
+    if signal.shape[1] == 0:
+        return signal, state
+    return _Filter.apply(slow_coefficient(sample_rate), signal, taps.expand(len(signal), -1), state)
+
+
+class _Filter(RowFunction):
+    """Output and last state."""
+
+    @staticmethod
+    def forward(coefficient: float, signal: Tensor, taps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        output = torch.empty(signal.shape, dtype=signal.dtype)
+        after = state.to(device="cpu", copy=True).contiguous()
+        arrays = as_array(signal), as_array(taps), coefficient, as_array(after), as_array(output)
+        over_rows(filter_kernels.filter_forward, *signal.shape, *arrays)
+        return output.to(signal.device), after.to(signal.device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.coefficient = inputs[0]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, grad_state: Tensor | None) -> Any:
+        signal, taps, state = ctx.saved_tensors
+        grads = or_zeros(grad_output, signal), or_zeros(grad_state, state)
+        return None, *_FilterAdjoint.apply(ctx.coefficient, *grads, signal, taps, state)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
+        signal, taps, state = ctx.saved_tensors
+        d_signal, d_taps, d_state = map(or_zeros, tangents, (signal, taps, state))
+        return _FilterTangent.apply(ctx.coefficient, signal, taps, state, d_signal, d_taps, d_state)
+
+
+class _FilterAdjoint(FirstDerivative):
+    operator = "compressor"
+
+    @staticmethod
+    def forward(
+        coefficient: float, grad_output: Tensor, grad_state: Tensor, signal: Tensor, taps: Tensor, state: Tensor
+    ) -> tuple[Tensor, ...]:
+        grad_signal, grad_taps = (
+            torch.empty(signal.shape, dtype=signal.dtype),
+            torch.empty(taps.shape, dtype=taps.dtype),
+        )
+        adjoint = grad_state.to(device="cpu", dtype=torch.float64, copy=True).contiguous()
+        arrays = map(as_array, (state, grad_output, grad_signal, grad_taps, adjoint))
+        inputs = as_array(signal), as_array(taps), coefficient
+        over_rows(filter_kernels.filter_backward, *signal.shape, *inputs, *arrays)
+        return tuple(part.to(signal.device) for part in (grad_signal, grad_taps, adjoint))
+
+
+class _FilterTangent(FirstDerivative):
+    """The output is linear in signal and state together, and in the taps."""
+
+    operator = "compressor"
+
+    @staticmethod
+    def forward(coefficient: float, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        signal, taps, state, d_signal, d_taps, d_state = inputs
+        moved, d_after = _Filter.forward(coefficient, d_signal.to(signal), taps, d_state)
+        return moved + _Filter.forward(coefficient, signal, d_taps, state)[0], d_after

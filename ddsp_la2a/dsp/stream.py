@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ddsp_la2a.dsp import output_stage
 from ddsp_la2a.dsp.checks import check_sample_rate
 from ddsp_la2a.dsp.compressor import check_reference, form_of, rest_state, stage_coefficients
 from ddsp_la2a.dsp.feedback_kernels import feedback_forward, linked_forward
+from ddsp_la2a.dsp.filter_kernels import filter_forward
 from ddsp_la2a.dsp.kernels import COEFFICIENTS, compress_forward
+from ddsp_la2a.dsp.output_stage import slow_coefficient
 from ddsp_la2a.dsp.params import CompressorParams, one_number_each
-from ddsp_la2a.dsp.smoothing_kernels import smooth_forward
 from ddsp_la2a.units import amplitude_to_db
 
 
@@ -46,8 +46,8 @@ class Stream:
         self.latency_samples = 0
         if self._filter is not None:
             self.latency_samples = self._filter.latency
-            self._taps = self._filter.taps.detach().numpy()
-            self._slow = np.full(channels, output_stage.slow_coefficient(sample_rate))
+            self._taps = np.tile(self._filter.taps.detach().numpy(), (channels, 1))
+            self._slow = slow_coefficient(sample_rate)
         self.reset()
 
     @property
@@ -107,23 +107,10 @@ class Stream:
             compress_forward(0, self._channels, rows, self._coefficients, *stages, *results)
         self._state[:, :4] = core
         if self._filter is not None:
-            output = self._filtered(output).astype(rows.dtype)
+            filtered, state = np.empty_like(rows), self._state[:, 4:].copy()
+            filter_forward(0, self._channels, output, self._taps, self._slow, state, filtered)
+            output, self._state[:, 4:] = filtered, state
         return output[0] if block.ndim == 1 else output
-
-    def _filtered(self, signal: NDArray[np.floating]) -> NDArray[np.float64]:
-        """As ``output_stage.output_filter``, to the last bit."""
-        samples, memory = signal.shape[1], 2 * self.latency_samples
-        known = np.concatenate([self._state[:, 4 : 4 + memory], signal], axis=1)
-        slow = np.empty(signal.shape)
-        middle = np.nan_to_num(known[:, self.latency_samples : self.latency_samples + samples], True, 0.0, 0.0, 0.0)
-        smooth_forward(0, self._channels, middle, self._slow, self._slow, self._state[:, 4 + memory], slow)
-        output = self._taps[memory + 1] * slow
-        for k in range(memory + 1):
-            output += self._taps[k] * known[:, memory - k : memory - k + samples]
-        self._state[:, 4 : 4 + memory] = known[:, samples:]
-        if samples:
-            self._state[:, 4 + memory] = slow[:, -1]
-        return output
 
 
 _NOT_KEPT = np.empty((0, 3, 0))
