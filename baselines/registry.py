@@ -30,6 +30,7 @@ from baselines.output_filter import Filtered
 from baselines.published import Published
 from baselines.tcn import SMALL_TCN_ADAM, TCN_ADAM, ConditionedTCN
 from ddsp_la2a.controls import LA2A_CONTROLS
+from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
 from ddsp_la2a.model.stages import PLAIN
 
 FILTER_TAPS = 33
@@ -70,7 +71,10 @@ def numpy_single(
     """
     anywhere = {control.name: control.low for control in controls}
     one_setting = _train_rows(frame).assign(**anywhere)
-    fitted = la.fit(one_setting, per_setting=True, controls=controls, stages=PLAIN, seed=seed, progress=progress)
+    # One setting for many is far from all of them, and the last digits of its attack and ratio take long.
+    steps = GaussNewtonSettings(max_steps=200)
+    how: dict[str, Any] = {"controls": controls, "stages": PLAIN, "seed": seed, "progress": progress}
+    fitted = la.fit(one_setting, per_setting=True, gauss_newton=steps, **how)
     with torch.no_grad():
         parameters = {name: float(value) for name, value in fitted.model.params(*anywhere.values()).numbers().items()}
     return NumpyCompressor(**parameters, info={"parameters": len(parameters), **_how(fitted)})
