@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 
 from ddsp_la2a.dsp import compiling, smoothing_kernels
 from ddsp_la2a.dsp.ballistics import smooth
+from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.units import rise_time_to_coefficient
 
 # torch's own, from what it imports when forward mode is first used
@@ -390,3 +391,33 @@ def test_groups_of_rows_cover_every_row_once(rows: int) -> None:
     seen: list[int] = []
     compiling.over_rows(lambda first, last: seen.extend(range(first, last)), rows, 1_000_000)
     assert sorted(seen) == list(range(rows))
+
+
+def test_in_silence_nothing_fades_into_subnormals() -> None:
+    target = torch.zeros((3, 40_000))
+    target[:, 0] = 1.0
+    smoothed, last = smooth(target, 0.1, 0.1, 1.0)
+    assert last.tolist() == [0.0] * 3
+    tiny = np.finfo(np.float64).tiny
+    assert int(((smoothed > 0) & (smoothed < tiny)).sum()) < 3 * 400  # until the end of a piece
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_compresses_after_its_parent_used_torchs_threads() -> None:
+    torch.ones((1000, 1000)).sum()
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=_child_of_threads, args=(there,))
+    child.start()
+    try:
+        assert here.poll(60), "no answer from the child"
+        assert here.recv() == (8, 100_000)
+    finally:
+        child.kill()
+        child.join()
+
+
+def _child_of_threads(pipe) -> None:
+    audio = torch.from_numpy(np.ones((8, 100_000), dtype=np.float32))
+    pipe.send(tuple(compressor(audio, CompressorParams(-20.0, 4.0, 6.0, 5.0, 250.0), 44100).shape))

@@ -224,3 +224,11 @@ def test_spectral_part_hears_nothing_outside_the_mask():
 def test_bad_weight(weight):
     with pytest.raises(ValueError, match="stft_weight: expected 0 or more, got"):
         SegmentLoss(weight)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    signal = torch.ones((1, 50))
+    signal[0, 20] = torch.nan
+    assert bool(torch.isnan(dc_filter(signal)[0, 20:]).all())
+    estimate, target, mask = torch.full((1, 50), torch.nan), torch.ones((1, 50)), torch.ones((1, 50))
+    assert bool(torch.isnan(SegmentLoss()(estimate, target, mask)))

@@ -337,6 +337,26 @@ def test_jacobians_of_both_modes_are_the_same(stages) -> None:
 # Under vmap
 
 
+@pytest.mark.parametrize("stages", [("slow", "shelf"), ("slow", "shelf", "feedback")], indirect=True, ids="+".join)
+@pytest.mark.parametrize("two_cells", [False, True])
+@pytest.mark.parametrize("shelf", [False, True])
+def test_any_coefficients_have_the_same_derivatives_in_both_modes(stages, two_cells: bool, shelf: bool) -> None:
+    inputs, form = away_from_kinks(stages, 2, 12), fused.Form(stages.feedback, two_cells, shelf)
+    numbers = {name: value for name, value in inputs.items() if name in (*SETTING, *STAGE_NUMBERS)}
+    coefficients = stage_coefficients(CompressorParams(**numbers, feedback=form.feedback), RATE)
+    at = (inputs["audio"], coefficients, inputs["state"])
+    directions = tuple(random_like(at, 1))
+
+    def function(*values: Tensor) -> tuple[Tensor, Tensor]:
+        audio, numbers, state = values
+        return fused.compress(audio, numbers, form, state)
+
+    _, forward = torch.func.jvp(function, at, directions)
+    weights = tuple(random_like(forward, 2))
+    _, pull = torch.func.vjp(function, *at)
+    assert inner(weights, forward) == pytest.approx(inner(pull(weights), directions), rel=1e-10)
+
+
 @few
 @pytest.mark.parametrize("batched", ["audio", "parameters", "everything"])
 def test_vmap_equals_a_loop(stages, batched: str) -> None:

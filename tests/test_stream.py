@@ -432,3 +432,14 @@ def test_linked_channels_with_gains_that_differ_are_refused() -> None:
     stream = Stream(PARAMS, RATE, channels=2, linked=True)
     with pytest.raises(ValueError, match=r"^state: expected one gain"):
         stream.state = np.array([1.0, 0.1])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("stages", [("slow",), ("slow", "feedback")], indirect=True, ids="+".join)
+def test_a_state_after_a_sample_that_is_not_finite_is_finite(stages, bad: float) -> None:
+    stream = Stream(stages.params(SETTING, RATE), RATE)
+    x = noise(1, 50)
+    x[0, -1] = bad
+    stream.process(x)
+    core = stream.state[..., :4]
+    assert np.isfinite(core).all()

@@ -45,8 +45,9 @@ class RowFunction(torch.autograd.Function):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         # torch asks for it in every call, and finding out takes longer than a short block.
-        if inspect.isfunction(cls.forward):
-            cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+        own = cls.__dict__.get("forward")
+        if isinstance(own, staticmethod):
+            own.__func__.__signature__ = inspect.signature(own.__func__)  # type: ignore[attr-defined]
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:

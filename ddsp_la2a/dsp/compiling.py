@@ -6,10 +6,11 @@ numba's ``parallel=True`` is not used: its OpenMP pool kills forked DataLoader w
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,21 @@ def compiled(function: Callable[..., Any] | None = None, *, fastmath: frozenset[
         return lambda later: compiled(later, fastmath=fastmath)
     flags = set(fastmath)
     try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=flags)(function)
+        kernel = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=flags)(function)
     except RuntimeError:  # numba found no folder to cache in
         return numba.njit(nogil=True, error_model="numpy", fastmath=flags)(function)
+    files = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    if files is not None and hasattr(files, "_source_stamp"):
+        # numba only looks whether the file of the loop itself is still the same; others are compiled into it.
+        files._source_stamp = _stamp()
+    return kernel
+
+
+@cache
+def _stamp() -> str:
+    """Of all that machine code of this package is made of."""
+    rooms = [*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "units.py"]
+    return hashlib.sha256(b"".join(room.read_bytes() for room in rooms)).hexdigest()
 
 
 FUSED = frozenset({"contract"})
@@ -50,7 +63,10 @@ def over_rows(kernel: Any, rows: int, samples: int, *arguments: Any) -> None:
     threads = min(rows, torch.get_num_threads(), 1 + rows * samples // _SAMPLES_WORTH_A_THREAD)
     edges = [rows * i // threads for i in range(threads + 1)] if threads > 1 else [0, rows]
     others = [_helpers().submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(edges[1:])]
-    kernel(edges[0], edges[1], *arguments)
+    try:
+        kernel(edges[0], edges[1], *arguments)
+    finally:
+        wait(others)
     for done in others:
         done.result()
 

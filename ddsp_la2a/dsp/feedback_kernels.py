@@ -10,7 +10,7 @@ import numpy as np
 
 from ddsp_la2a.dsp.compiling import compiled, inlined
 from ddsp_la2a.dsp.elementary import exp2
-from ddsp_la2a.dsp.kernels import LN_2, curve_constants, gain_exponent, over_threshold, remembered
+from ddsp_la2a.dsp.kernels import LN_2, curve_constants, finite_or_zero, gain_exponent, over_threshold, remembered
 from ddsp_la2a.dsp.lanes import WIDTH, fma, load, magnitude, store, transpose, where
 from ddsp_la2a.dsp.smoothing_kernels import NEXT_TO_NOTHING, PIECE, follow
 from ddsp_la2a.units import DB_PER_OCTAVE, LEVEL_FLOOR
@@ -52,7 +52,7 @@ def feedback_forward(first, last, audio, coefficients, state, output, signals):
                 signals[row, FAST, n] = fast
                 signals[row, SLOW, n] = slow
                 signals[row, SHELVED, n] = s
-        state[row, 0], state[row, 1], state[row, 2], state[row, 3] = fast, slow, memory, v
+        state[row, 0], state[row, 1], state[row, 2], state[row, 3] = fast, slow, memory, finite_or_zero(v)
 
 
 @compiled
@@ -76,7 +76,8 @@ def linked_forward(audio, coefficients, feedback, state, output):
         for c in range(channels):
             state[c, 3] = np.float64(audio[c, n]) * g
             output[c, n] = state[c, 3] * makeup
-    state[:, 0], state[:, 1] = fast, slow
+    for c in range(channels):
+        state[c, 0], state[c, 1], state[c, 3] = fast, slow, finite_or_zero(state[c, 3])
 
 
 @compiled
@@ -123,6 +124,10 @@ def feedback_backward(
             of_exponent = LN_2 * target * (of_fast * a_fast + of_slow * a_slow)
             a_fast *= 1.0 - of_fast
             a_slow *= 1.0 - of_slow
+            if abs(a_fast) < NEXT_TO_NOTHING:
+                a_fast = 0.0
+            if abs(a_slow) < NEXT_TO_NOTHING:
+                a_slow = 0.0
 
             of_excess = -slope * of_exponent * dh
             d_slope -= of_exponent * h
@@ -153,6 +158,7 @@ def tangents_forward(
     coefficients,
     directions,
     feedback,
+    two_cells,
     shelf,
     state,
     state_tangents,
@@ -199,8 +205,10 @@ def tangents_forward(
                 fast_share[n] = attack if target < fast else release
                 slow_share[n] = slow_attack if target < slow else slow_release
                 fast = follow(fast, target, attack, release)
-                slow = follow(slow, target, slow_attack, slow_release)
-                apart[n], gain[n] = slow - fast, fma(mix, slow - fast, fast)
+                apart[n], gain[n] = 0.0, fast
+                if two_cells:
+                    slow = follow(slow, target, slow_attack, slow_release)
+                    apart[n], gain[n] = slow - fast, fma(mix, slow - fast, fast)
                 v = x * gain[n]
                 v_of[n] = v
                 output[row, start + n] = v * makeup
@@ -230,9 +238,11 @@ def tangents_forward(
                     slow_side = 5 if to_slow[n] < 0.0 else 6
                     own = load(sides, at + fast_side * WIDTH) * to_fast[n]
                     d_fast = fma(1.0 - fast_share[n], d_fast, fma(fast_share[n], d_target, own))
-                    own = load(sides, at + slow_side * WIDTH) * to_slow[n]
-                    d_slow = fma(1.0 - slow_share[n], d_slow, fma(slow_share[n], d_target, own))
-                    d_gain = fma(d_mix, apart[n], fma(mix, d_slow - d_fast, d_fast))
+                    d_gain = d_fast
+                    if two_cells:
+                        own = load(sides, at + slow_side * WIDTH) * to_slow[n]
+                        d_slow = fma(1.0 - slow_share[n], d_slow, fma(slow_share[n], d_target, own))
+                        d_gain = fma(d_mix, apart[n], fma(mix, d_slow - d_fast, d_fast))
                     d_v = fma(d_x, gain[n], sound[n] * d_gain)
                     store(turned, n * WIDTH, fma(d_makeup, v_of[n], makeup * d_v))
                 for place, memory_of in ((0, d_fast), (1, d_slow), (2, d_memory), (3, d_v)):

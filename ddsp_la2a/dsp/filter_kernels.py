@@ -51,7 +51,7 @@ def filter_forward(first, last, signal, taps, coefficient, state, output):
                 put(output, here + n, filtered[n])
             for n in range(memory):
                 known[n] = known[frames + n]
-            s = s if abs(s) > NEXT_TO_NOTHING else 0.0
+            s = 0.0 if abs(s) < NEXT_TO_NOTHING else s
         for n in range(memory):
             state[row, n] = known[n]
         state[row, memory] = s
@@ -85,7 +85,7 @@ def filter_backward(first, last, signal, taps, coefficient, state, grad_output, 
             carry = fma(taps[row, memory + 1], asked[memory + n], carry)
             slow_asked[middle + n] = carry
             carry *= 1.0 - coefficient
-            carry = carry if abs(carry) > NEXT_TO_NOTHING else 0.0
+            carry = 0.0 if abs(carry) < NEXT_TO_NOTHING else carry
         for n in range(0, whole, WIDTH):
             total = coefficient * load(slow_asked, n)
             for k in range(memory + 1):

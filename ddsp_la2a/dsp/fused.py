@@ -40,7 +40,7 @@ def compress(audio: Tensor, coefficients: Tensor, form: Form, state: Tensor) -> 
         audio ``(batch, time)``, coefficients ``(batch, 12)``, state ``(batch, 4)``.
     """
     if audio.shape[1] == 0:
-        return audio, state
+        return audio.clone(), state.clone()
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (audio, coefficients, state))
     output, after, _ = _Compress.apply(keep, form, audio, coefficients, state)
     return output, after
@@ -146,6 +146,6 @@ class _CompressTangent(FirstDerivative):
         after = d_state.to(device="cpu", copy=True)[:, :, None].contiguous()
         inputs = map(as_array, (audio, d_audio[:, None], coefficients, d_coefficients[:, :, None]))
         others = map(as_array, (state.to(device="cpu", copy=True), after, output, tangents))
-        shelf = form.shelf or form.feedback
-        over_rows(feedback_kernels.tangents_forward, rows, samples, *inputs, form.feedback, shelf, *others)
+        wired = form.feedback, form.two_cells or form.feedback, form.shelf or form.feedback
+        over_rows(feedback_kernels.tangents_forward, rows, samples, *inputs, *wired, *others)
         return tangents[:, 0].to(audio.device, audio.dtype), after[:, :, 0].to(audio.device)

@@ -67,7 +67,7 @@ def pieces(samples):
 def curve_constants(coefficients, row):
     """Threshold, half and whole knee width in octaves, the inverse of the width or 0, and the negative slope."""
     threshold, knee = coefficients[row, 0] / DB_PER_OCTAVE, coefficients[row, 2] / DB_PER_OCTAVE
-    return threshold, 0.5 * knee, knee, 1.0 / knee if knee > 0.0 else 0.0, 0.0 - coefficients[row, 1]
+    return threshold, 0.5 * knee, knee, 1.0 / knee if knee > NEXT_TO_NOTHING else 0.0, 0.0 - coefficients[row, 1]
 
 
 @inlined
@@ -93,6 +93,12 @@ def remembered(b1, d, a1, s):
     too."""
     memory = b1 * d - a1 * s
     return memory if NEXT_TO_NOTHING < abs(memory) < math.inf else 0.0
+
+
+@inlined
+def finite_or_zero(v):
+    """What is remembered of a sample."""
+    return v if abs(v) < math.inf else 0.0
 
 
 @compiled
@@ -168,7 +174,7 @@ def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, 
                         put(output, at + n, sound[row, n] * fast[row, n] * makeup)
                 state[here, 0] = fast_before[row]
                 g = fma(mix, slow_before[row] - fast_before[row], fast_before[row]) if two_cells else fast_before[row]
-                state[here, 3] = sound[row, frames - 1] * g
+                state[here, 3] = finite_or_zero(sound[row, frames - 1] * g)
                 if show:
                     for n in range(frames):
                         signals[here, 0, start + n] = fast[row, n]

@@ -176,7 +176,7 @@ def output_filter(signal: Tensor, taps: Tensor, sample_rate: float, state: Tenso
         The output in the signal's dtype and the state after it, float64.
     """
     if signal.shape[1] == 0:
-        return signal, state
+        return signal.clone(), state.clone()
     return _Filter.apply(slow_coefficient(sample_rate), signal, taps.expand(len(signal), -1), state)
 
 

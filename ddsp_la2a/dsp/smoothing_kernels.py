@@ -51,7 +51,8 @@ def follow_rows(rows, frames, attack, release, gain, signals, tile):
                 gain_before = follow(gain_before, signals[row, n], a, r)
                 signals[row, n] = gain_before
     for row in range(rows):
-        gain[row] = signals[row, frames - 1]
+        last = signals[row, frames - 1]
+        gain[row] = 0.0 if abs(last) < NEXT_TO_NOTHING else last
 
 
 @inlined
@@ -88,7 +89,7 @@ def cell_adjoint(frames, row, target, before, drive, share, attack, release, car
         handed_on = adjoint(1.0 - coefficient, asked, carry)
         total = asked + later(handed_on, 1, carry)
         carry = first_of(handed_on)
-        carry = where(magnitude(carry) > NEXT_TO_NOTHING, carry, 0.0)
+        carry = where(magnitude(carry) < NEXT_TO_NOTHING, 0.0, carry)
         moved = total * (goal - gain) * counts
         of_attack = of_attack + where(goal < gain, moved, 0.0)
         of_release = of_release + where(goal < gain, 0.0, moved)
@@ -173,6 +174,10 @@ def smooth_jvp(first, last, target, attack, release, state, target_tangent, tang
             coefficient, change = (attack[row], tangents[row, 0]) if falls else (release[row], tangents[row, 1])
             dg = fma(1.0 - coefficient, dg, coefficient * moved + change * (goal - g))
             g = follow(g, goal, attack[row], release[row])
+            if abs(dg) < NEXT_TO_NOTHING:
+                dg = 0.0
+            if abs(g) < NEXT_TO_NOTHING:
+                g = 0.0
             smoothed_tangent[row, n] = dg
         tangents[row, 2] = dg
 
@@ -187,7 +192,7 @@ def high_pass(first, last, signal, pole, backwards, filtered):
             n = samples - 1 - i if backwards else i
             x = float(signal[row, n])
             after = x - before + pole * after
-            if not abs(after) > NEXT_TO_NOTHING:
+            if abs(after) < NEXT_TO_NOTHING:
                 after = 0.0
             before = x
             filtered[row, n] = after

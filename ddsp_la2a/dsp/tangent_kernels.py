@@ -17,7 +17,7 @@ _FORGOTTEN = 1e-200
 @inlined
 def _settled(memory):
     """What is carried to the next block. In silence it fades, and before a block later it were subnormal it is zero."""
-    return memory if abs(memory) > _FORGOTTEN else 0.0
+    return 0.0 if abs(memory) < _FORGOTTEN else memory
 
 
 @compiled(fastmath=FUSED)
@@ -117,7 +117,8 @@ def add_products(signals, products):
 def two_cell_tangents(audio, curve, times, mix, makeup, per_ms, state, signals, output, tangents):
     """Output of one row with two cells that hear the input, and its derivatives, carried along in time.
 
-    Faster than :func:`staged_tangents`, because the curve depends on no sample before. ``curve`` holds threshold, slope
+    Faster than :func:`~ddsp_la2a.dsp.feedback_kernels.tangents_forward`, because the curve depends on no sample before.
+    ``curve`` holds threshold, slope
     and knee; ``times`` the coefficients of attack, release, slow attack, slow release; ``per_ms`` the derivatives of
     the first and third for the attack, of the second and fourth for the release, of the third and fourth for the
     factor. ``state`` (2, 6) holds each cell's gain and its derivatives for the curve and its own two coefficients; it

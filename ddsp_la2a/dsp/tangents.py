@@ -129,6 +129,7 @@ class _AnyStage:
             self._directions,
             self._feedback,
             True,
+            True,
             self._state,
             self._tangents,
             output[None],
