@@ -358,17 +358,31 @@ def _smooth_in_threads() -> np.ndarray:
     return smoothed
 
 
-def _send_smoothed(pipe) -> None:
-    pipe.send(_smooth_in_threads())
+def _compress_beside_torchs_threads() -> np.ndarray:
+    torch.ones((1000, 1000)).sum()
+    return _compress_in_threads()
+
+
+def _compress_in_threads() -> np.ndarray:
+    params = CompressorParams(-20.0, 4.0, 6.0, 5.0, 250.0)
+    return compressor(torch.from_numpy(_smooth_in_threads()), params, 44100).numpy()
+
+
+def _send(pipe, work: Callable[[], np.ndarray]) -> None:
+    pipe.send(work())
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_works_after_its_parent_used_threads() -> None:
-    expected = _smooth_in_threads()
+@pytest.mark.parametrize(
+    ("of_parent", "of_child"),
+    [(_smooth_in_threads, _smooth_in_threads), (_compress_beside_torchs_threads, _compress_in_threads)],
+)
+def test_a_forked_child_works_after_its_parent_used_threads(of_parent, of_child) -> None:
+    expected = of_parent()
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_send_smoothed, args=(there,))
+    child = context.Process(target=_send, args=(there, of_child))
     child.start()
     try:
         assert here.poll(60), "no answer from the child"
@@ -400,24 +414,3 @@ def test_in_silence_nothing_fades_into_subnormals() -> None:
     assert last.tolist() == [0.0] * 3
     tiny = np.finfo(np.float64).tiny
     assert int(((smoothed > 0) & (smoothed < tiny)).sum()) < 3 * 400  # until the end of a piece
-
-
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_compresses_after_its_parent_used_torchs_threads() -> None:
-    torch.ones((1000, 1000)).sum()
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_child_of_threads, args=(there,))
-    child.start()
-    try:
-        assert here.poll(60), "no answer from the child"
-        assert here.recv() == (8, 100_000)
-    finally:
-        child.kill()
-        child.join()
-
-
-def _child_of_threads(pipe) -> None:
-    audio = torch.from_numpy(np.ones((8, 100_000), dtype=np.float32))
-    pipe.send(tuple(compressor(audio, CompressorParams(-20.0, 4.0, 6.0, 5.0, 250.0), 44100).shape))

@@ -77,24 +77,6 @@ class FirstDerivative(RowFunction):
     jvp = backward
 
 
-class Tangent(FirstDerivative):
-    """Tangents of the output and the last state; takes signal, parameters and state, then the tangents of these."""
-
-    kernel: Any
-
-    @classmethod
-    def forward(cls, *arguments: Any) -> tuple[Tensor, Tensor]:
-        inputs, tangents = arguments[: len(arguments) // 2], arguments[len(arguments) // 2 :]
-        signal = inputs[0]
-        rows, samples = signal.shape
-        # A constant signal costs no buffer of zeros.
-        signal_tangent = signal.new_empty((rows, 0)) if tangents[0] is None else tangents[0]
-        others = torch.stack([or_zeros(t, like) for t, like in zip(tangents[1:], inputs[1:], strict=True)], 1).cpu()
-        output = torch.empty((rows, samples), dtype=signal.dtype)
-        over_rows(cls.kernel, rows, samples, *map(as_array, (*inputs, signal_tangent, others, output)))
-        return output.to(signal.device), others[:, -1].to(signal.device, copy=True)
-
-
 class _Smooth(RowFunction):
     """Smoothed signal, its last value, and the signal once more, in float64 for the backward pass."""
 
@@ -141,9 +123,23 @@ class _SmoothAdjoint(FirstDerivative):
         return grad_target.to(device), *(part.clone() for part in grad_params.to(device).unbind(1))
 
 
-class _SmoothTangent(Tangent):
+class _SmoothTangent(FirstDerivative):
+    """Tangents of the output and the last state; takes target, parameters and state, then the tangents of these."""
+
     operator = "smooth"
-    kernel = kernels.smooth_jvp
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        inputs, tangents = arguments[: len(arguments) // 2], arguments[len(arguments) // 2 :]
+        target = inputs[0]
+        rows, samples = target.shape
+        # A constant target costs no buffer of zeros.
+        target_tangent = target.new_empty((rows, 0)) if tangents[0] is None else tangents[0]
+        others = torch.stack([or_zeros(t, like) for t, like in zip(tangents[1:], inputs[1:], strict=True)], 1).cpu()
+        output = torch.empty((rows, samples), dtype=target.dtype)
+        arrays = map(as_array, (*inputs, target_tangent, others, output))
+        over_rows(kernels.smooth_jvp, rows, samples, *arrays)
+        return output.to(target.device), others[:, -1].to(target.device, copy=True)
 
 
 def smooth(
