@@ -118,12 +118,11 @@ def two_cell_tangents(audio, curve, times, mix, makeup, per_ms, state, signals, 
     """Output of one row with two cells that hear the input, and its derivatives, carried along in time.
 
     Faster than :func:`~ddsp_la2a.dsp.feedback_kernels.tangents_forward`, because the curve depends on no sample before.
-    ``curve`` holds threshold, slope
-    and knee; ``times`` the coefficients of attack, release, slow attack, slow release; ``per_ms`` the derivatives of
-    the first and third for the attack, of the second and fourth for the release, of the third and fourth for the
-    factor. ``state`` (2, 6) holds each cell's gain and its derivatives for the curve and its own two coefficients; it
-    is updated. ``signals`` (4, time) is scratch. ``tangents`` (8, time) receives the derivatives for threshold, slope,
-    knee, attack, release, make-up, factor and mix.
+    ``curve`` holds threshold, slope and knee; ``times`` the coefficients of attack, release, slow attack, slow release;
+    ``per_ms`` the derivatives of the first and third for the attack, of the second and fourth for the release, of the
+    third and fourth for the factor. ``state`` (2, 6) holds each cell's gain and its derivatives for the curve and its
+    own two coefficients; it is updated. ``signals`` (4, time) is scratch. ``tangents`` (8, time) receives the
+    derivatives for threshold, slope, knee, attack, release, make-up, factor and mix.
     """
     static_gain_tangents(audio, curve[0], curve[1], curve[2], signals[0], signals[1:])
     f, f_threshold, f_slope, f_knee, f_attack, f_release = state[0]
