@@ -417,9 +417,10 @@ def test_data_hash_follows_the_recordings(tmp_path, recordings):
     path.write_bytes(content + b"\0")
     assert data_hash(frame) != before
     path.write_bytes(content)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert data_hash(frame) == before
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
+    assert data_hash(frame) == before
+    assert data_hash(la.index(shutil.copytree(root, tmp_path / "elsewhere"))) == before
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert data_hash(frame) != before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -197,16 +198,25 @@ def linked_takes(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROL
 
 
 def data_hash(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> str:
-    """Hash of which recordings a frame names: their settings, stretches, file names, sizes and times of change."""
+    """Hash of which recordings a frame names: their settings, stretches, file names and contents.
+
+    Contents, not times of change: a copied data set is the same data set, and what was trained on it can go on.
+    """
     digest = hashlib.sha256()
     names = ["split", "take", *(c.name for c in controls), *(c for c in STRETCH_COLUMNS if c in frame.columns)]
     for row in frame.itertuples(index=False):
         described = [str(getattr(row, name)) for name in names]
         for path in (Path(str(row.raw_audio_path)), Path(str(row.processed_audio_path))):
             stat = path.stat()
-            described += [path.name, str(stat.st_size), str(stat.st_mtime_ns)]
+            described += [path.name, _content_hash(path, stat.st_size, stat.st_mtime_ns)]
         digest.update("\x1f".join(described).encode("utf-8") + b"\n")
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _content_hash(path: Path, size: int, changed_ns: int) -> str:  # size and time: read again what changed
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _whole_numbers(values: pd.Series, column: str, row_name: Callable[[int], str]) -> pd.Series:
