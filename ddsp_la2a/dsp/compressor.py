@@ -14,8 +14,8 @@ from ddsp_la2a.dsp.ballistics import number_or_row, per_row, smooth
 from ddsp_la2a.dsp.checks import check_audio, check_sample_rate, known_any
 from ddsp_la2a.dsp.curve import slope_of, sloped_gain_db, static_gain_db
 from ddsp_la2a.dsp.kernels import COEFFICIENTS, STATES
-from ddsp_la2a.dsp.params import CompressorParams
-from ddsp_la2a.dsp.side_chain import REFERENCE_HZ, shelf_coefficients
+from ddsp_la2a.dsp.params import CompressorParams, check_reference, checked_filter
+from ddsp_la2a.dsp.side_chain import shelf_coefficients
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
 
 _PLAIN = ("threshold_db", "ratio", "knee_db", "attack_ms", "release_ms", "makeup_db")
@@ -88,12 +88,7 @@ def compressor(
     check_audio(audio)
     check_sample_rate(sample_rate)
     check_reference(params, sample_rate)
-    if params.output_filter is not None:
-        shape = tuple(params.output_filter.coefficients.shape)
-        if shape[:-1] not in ((), (1,), (len(audio),)):
-            expected = f"one filter or {len(audio)} as the audio's batch"
-            raise ValueError(f"output_filter: expected {expected}, got coefficients of shape {shape}")
-        params = replace(params, output_filter=params.output_filter.at(sample_rate))
+    params = replace(params, output_filter=checked_filter(params, sample_rate, len(audio)))
     given = {name: number_or_row(value, name, audio) for name, value in params.numbers().items()}
     before = _all_states(state, params, audio)
     if trace and params.is_plain:
@@ -188,13 +183,6 @@ def _coefficients(given: dict[str, Tensor], feedback: bool, sample_rate: float) 
     card = (threshold_db, slope_of(ratio, feedback), knee_db, attack, release)
     columns = (*card, slow_attack, slow_release, slow_mix, *shelf, db_to_amplitude(makeup_db))
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
-
-
-def check_reference(params: CompressorParams, sample_rate: float) -> None:
-    """Refuse shelf and output filter at a rate that doesn't hold the 1 kHz where they have unit gain."""
-    if (params.shelf_db is not None or params.output_filter is not None) and sample_rate <= 2.0 * REFERENCE_HZ:
-        expected = f"more than {2.0 * REFERENCE_HZ:g} Hz for a shelf or output filter"
-        raise ValueError(f"sample_rate: expected {expected}, got {sample_rate:g}")
 
 
 def rest_state(params: CompressorParams) -> list[float]:

@@ -117,6 +117,12 @@ def fma(_, a, b, c):
 
 
 @intrinsic
+def sqrt(_, a):
+    """√a."""
+    return _result(a)(a), _llvm_function("sqrt")
+
+
+@intrinsic
 def magnitude(_, a):
     """|a|."""
     return _result(a)(a), _llvm_function("fabs")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
 from ddsp_la2a.dsp import tangent_kernels
-from ddsp_la2a.dsp.params import CompressorParams
+from ddsp_la2a.dsp.params import Params
 from ddsp_la2a.dsp.tangents import tangents_of
 
 Array = NDArray[np.float64]
@@ -31,7 +31,7 @@ _PIECE = 16384
 
 def error_products(
     blocks: Iterable[tuple[NDArray[np.floating], NDArray[np.floating]]],
-    params: CompressorParams,
+    params: Params,
     sample_rate: float,
     *,
     error_filter: str = "dc",

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ddsp_la2a.dsp.checks import known_values
 from ddsp_la2a.dsp.output_stage import OutputFilter
+from ddsp_la2a.dsp.side_chain import REFERENCE_HZ
 
 _LOWEST = {"ratio": 1.0, "knee_db": 0.0, "slow_factor": 1.0, "slow_mix": 0.0, "shelf_db": -60.0}
 _HIGHEST = {"slow_mix": 1.0, "shelf_db": 60.0}
 _ABOVE = {"attack_ms": 0.0, "release_ms": 0.0, "shelf_hz": 0.0}
 _TOGETHER = (("slow_factor", "slow_mix"), ("shelf_db", "shelf_hz"))
 _NUMBERS = 10
+AnyParams = TypeVar("AnyParams", bound="Params")
 _OF_STAGES = frozenset(name for pair in _TOGETHER for name in pair)
 
 
@@ -67,25 +70,7 @@ class CompressorParams:
                 raise ValueError(f"{missing[0]}: expected a number beside {' and '.join(pair)}, got None; give both")
         if not (self.output_filter is None or isinstance(self.output_filter, OutputFilter)):
             raise ValueError(f"output_filter: expected an OutputFilter or None, got {self.output_filter!r}")
-        for name, given in self.numbers().items():
-            try:
-                value = torch.as_tensor(given, dtype=torch.float64).detach()
-            except (TypeError, ValueError, RuntimeError):
-                raise ValueError(f"{name}: expected a number or shape (batch,), got {given!r}") from None
-            if value.ndim > 1:
-                raise ValueError(f"{name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
-            low, high, above = _LOWEST.get(name, -math.inf), _HIGHEST.get(name, math.inf), _ABOVE.get(name, -math.inf)
-            for number in known_values(value):
-                if math.isfinite(number) and low <= number <= high and number > above:
-                    continue
-                expected = "a finite number"
-                if name in _HIGHEST:
-                    expected = f"{low:g} to {high:g}"
-                elif name in _LOWEST:
-                    expected = f"at least {low:g}"
-                elif name in _ABOVE:
-                    expected = f"more than {above:g}"
-                raise ValueError(f"{name}: expected {expected}, got {number:g}")
+        check_numbers(self.numbers(), lowest=_LOWEST, highest=_HIGHEST, above=_ABOVE)
 
     def numbers(self) -> dict[str, Tensor | float]:
         """Every parameter that is a number, or one a row, by name; those of stages that are off are left out."""
@@ -93,12 +78,96 @@ class CompressorParams:
         return {name: value for name, value in given.items() if name not in _OF_STAGES or value is not None}
 
     @property
+    def has_reference(self) -> bool:
+        """Whether a stage has unit gain at 1 kHz, which the sample rate must hold."""
+        return self.shelf_db is not None or self.output_filter is not None
+
+    def slowest_ms(self) -> float:
+        """Longest of the 10–90 % times in which it forgets, ms."""
+        factor = 1.0 if self.slow_factor is None else self.slow_factor
+        times = [torch.as_tensor(time_ms * factor) for time_ms in (self.attack_ms, self.release_ms)]
+        return max(float(time_ms.max()) for time_ms in times)
+
+    @property
     def is_plain(self) -> bool:
         """Whether every stage is off."""
         return self.slow_factor is None and self.shelf_db is None and not self.feedback and self.output_filter is None
 
 
-def one_number_each(params: CompressorParams, sample_rate: float) -> CompressorParams:
+class Params(Protocol):
+    """The physical parameters of a compressor of any family."""
+
+    @property
+    def output_filter(self) -> OutputFilter | None: ...
+
+    @property
+    def has_reference(self) -> bool: ...
+
+    def numbers(self) -> dict[str, Tensor | float]: ...
+
+    def slowest_ms(self) -> float: ...
+
+
+def check_numbers(
+    numbers: Mapping[str, Tensor | float],
+    *,
+    lowest: Mapping[str, float],
+    highest: Mapping[str, float],
+    above: Mapping[str, float],
+) -> None:
+    """Refuse a parameter that isn't finite or out of range, or of more than one dimension.
+
+    Args:
+        numbers: a number or a tensor each, by name.
+        lowest, highest, above: what a parameter may be at the least, at the most, and must be more than.
+
+    Raises:
+        ValueError: names the first such parameter.
+    """
+    for name, given in numbers.items():
+        try:
+            value = torch.as_tensor(given, dtype=torch.float64).detach()
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{name}: expected a number or shape (batch,), got {given!r}") from None
+        if value.ndim > 1:
+            raise ValueError(f"{name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
+        low, high = lowest.get(name, -math.inf), highest.get(name, math.inf)
+        for number in known_values(value):
+            if math.isfinite(number) and low <= number <= high and number > above.get(name, -math.inf):
+                continue
+            expected = "a finite number"
+            if name in highest:
+                expected = f"{low:g} to {high:g}"
+            elif name in lowest:
+                expected = f"at least {low:g}"
+            elif name in above:
+                expected = f"more than {above[name]:g}"
+            raise ValueError(f"{name}: expected {expected}, got {number:g}")
+
+
+def check_reference(params: Params, sample_rate: float) -> None:
+    """Refuse shelf and output filter at a rate that doesn't hold the 1 kHz where they have unit gain."""
+    if params.has_reference and sample_rate <= 2.0 * REFERENCE_HZ:
+        expected = f"more than {2.0 * REFERENCE_HZ:g} Hz for a shelf or output filter"
+        raise ValueError(f"sample_rate: expected {expected}, got {sample_rate:g}")
+
+
+def checked_filter(params: Params, sample_rate: float, rows: int) -> OutputFilter | None:
+    """The output filter of this sample rate.
+
+    Raises:
+        ValueError: there is neither one filter nor one a row.
+    """
+    if params.output_filter is None:
+        return None
+    shape = tuple(params.output_filter.coefficients.shape)
+    if shape[:-1] not in ((), (1,), (rows,)):
+        expected = f"one filter or {rows} as the audio's batch"
+        raise ValueError(f"output_filter: expected {expected}, got coefficients of shape {shape}")
+    return params.output_filter.at(sample_rate)
+
+
+def one_number_each(params: AnyParams, sample_rate: float) -> AnyParams:
     """The same, every parameter a float64 number, the output filter the one of this sample rate.
 
     Raises:
@@ -112,7 +181,7 @@ def one_number_each(params: CompressorParams, sample_rate: float) -> CompressorP
         if len(shape) > 1 and shape[0] != 1:
             raise ValueError(f"output_filter: expected one filter for all channels, got coefficients of shape {shape}")
         chosen = replace(chosen, coefficients=chosen.coefficients.reshape(shape[-1]))
-    return replace(params, **numbers, output_filter=chosen)
+    return replace(params, **numbers, output_filter=chosen)  # type: ignore[type-var]
 
 
 def _number(name: str, value: torch.Tensor | float) -> float:

@@ -1,18 +1,88 @@
-"""The compressor block by block, straight on the kernels, without torch in the loop."""
+"""A compressor block by block, straight on the kernels, without torch in the loop."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ddsp_la2a.dsp.checks import check_sample_rate
-from ddsp_la2a.dsp.compressor import check_reference, form_of, rest_state, stage_coefficients
+from ddsp_la2a.dsp.compressor import form_of, rest_state, stage_coefficients
 from ddsp_la2a.dsp.feedback_kernels import feedback_forward, linked_forward
 from ddsp_la2a.dsp.filter_kernels import filter_forward
 from ddsp_la2a.dsp.kernels import COEFFICIENTS, compress_forward
+from ddsp_la2a.dsp.kernels import STATES as COMPRESSOR_STATES
+from ddsp_la2a.dsp.optical_cell import OpticalCellParams, cell_coefficients
+from ddsp_la2a.dsp.optical_kernels import COEFFICIENTS as CELL_COEFFICIENTS
+from ddsp_la2a.dsp.optical_kernels import STATES as CELL_STATES
+from ddsp_la2a.dsp.optical_kernels import cell_forward, cell_linked
 from ddsp_la2a.dsp.output_stage import slow_coefficient
-from ddsp_la2a.dsp.params import CompressorParams, one_number_each
+from ddsp_la2a.dsp.params import CompressorParams, check_reference, one_number_each
 from ddsp_la2a.units import amplitude_to_db
+
+Array = NDArray[np.float64]
+
+
+class _Core(Protocol):
+    """What comes before the output filter.
+
+    Attributes:
+        rest: state of one channel at rest ``(states,)``.
+        common: how many states, the first ones, linked channels share.
+    """
+
+    rest: Array
+    common: int
+
+    def process(self, rows: NDArray[np.floating], state: Array, output: NDArray[np.floating]) -> None:
+        """Fill ``output`` and update ``state`` ``(channels, states)``."""
+        ...
+
+    def gain(self, state: Array) -> Array:
+        """Of every channel, without make-up."""
+        ...
+
+
+class _Compressor:
+    common = 2
+
+    def __init__(self, params: CompressorParams, sample_rate: float, channels: int, linked: bool) -> None:
+        self._form, self._linked = form_of(params), linked
+        self._coefficients = np.tile(stage_coefficients(params, sample_rate).numpy(), (channels, 1))
+        self.rest = np.array(rest_state(params)[: len(COMPRESSOR_STATES)])
+
+    def process(self, rows: NDArray[np.floating], state: Array, output: NDArray[np.floating]) -> None:
+        if self._linked:
+            linked_forward(rows, self._coefficients, self._form.feedback, state, output)
+        elif self._form.feedback:
+            feedback_forward(0, len(rows), rows, self._coefficients, state, output, _NOT_KEPT)
+        else:
+            stages = self._form.two_cells, self._form.shelf
+            compress_forward(0, len(rows), rows, self._coefficients, *stages, state, output, _NOT_PASSED, _NOT_KEPT)
+
+    def gain(self, state: Array) -> Array:
+        mix = self._coefficients[:, COEFFICIENTS.index("slow_mix")]
+        return np.asarray(state[:, 0] + mix * (state[:, 1] - state[:, 0]))
+
+
+class _OpticalCell:
+    common = 4
+
+    def __init__(self, params: OpticalCellParams, sample_rate: float, channels: int, linked: bool) -> None:
+        self._linked = linked
+        self._coefficients = np.tile(cell_coefficients(params, sample_rate).numpy(), (channels, 1))
+        self.rest = np.zeros(len(CELL_STATES))
+
+    def process(self, rows: NDArray[np.floating], state: Array, output: NDArray[np.floating]) -> None:
+        if self._linked:
+            cell_linked(rows, self._coefficients, state, output)
+        else:
+            cell_forward(0, len(rows), rows, self._coefficients, state, output, _NOT_PASSED)
+
+    def gain(self, state: Array) -> Array:
+        most = state[:, 0] * self._coefficients[:, CELL_COEFFICIENTS.index("per_most")]
+        return np.asarray((1.0 + most) / (1.0 + most + state[:, 0]))
 
 
 class Stream:
@@ -31,7 +101,13 @@ class Stream:
         ValueError: a parameter isn't one number, the rate isn't positive, or there is no channel.
     """
 
-    def __init__(self, params: CompressorParams, sample_rate: float, channels: int = 1, linked: bool = True) -> None:
+    def __init__(
+        self,
+        params: CompressorParams | OpticalCellParams,
+        sample_rate: float,
+        channels: int = 1,
+        linked: bool = True,
+    ) -> None:
         if channels < 1:
             raise ValueError(f"channels: expected at least 1, got {channels}")
         self._channels = channels
@@ -39,20 +115,24 @@ class Stream:
         check_sample_rate(sample_rate)
         params = one_number_each(params, sample_rate)
         check_reference(params, sample_rate)
-        self._form, self._filter = form_of(params), params.output_filter
-        self._coefficients = np.tile(stage_coefficients(params, sample_rate).numpy(), (channels, 1))
-        self._is_plain = params.is_plain
-        self._rest = np.tile(rest_state(params), (channels, 1))
-        self.latency_samples = 0
+        self._core: _Core
+        if isinstance(params, CompressorParams):
+            self._core = _Compressor(params, sample_rate, channels, self._linked)
+            self._is_plain = params.is_plain
+        else:
+            self._core = _OpticalCell(params, sample_rate, channels, self._linked)
+            self._is_plain = False
+        self._filter, self.latency_samples, filtered = params.output_filter, 0, 0
         if self._filter is not None:
-            self.latency_samples = self._filter.latency
+            self.latency_samples, filtered = self._filter.latency, self._filter.states
             self._taps = np.tile(self._filter.taps.detach().numpy(), (channels, 1))
             self._slow = slow_coefficient(sample_rate)
+        self._rest = np.tile(np.append(self._core.rest, np.zeros(filtered)), (channels, 1))
         self.reset()
 
     @property
-    def state(self) -> NDArray[np.float64]:
-        """State of each channel after the last sample, as that of :func:`~ddsp_la2a.compressor`; may be set."""
+    def state(self) -> Array:
+        """State of each channel after the last sample, as that of the compressor function; may be set."""
         return self._state[:, 0].copy() if self._is_plain else self._state.copy()
 
     @state.setter
@@ -61,7 +141,7 @@ class Stream:
         expected = self.state.shape
         if state.shape != expected or not np.isfinite(state).all():
             raise ValueError(f"state: expected finite numbers of shape {expected}, got {state}; set what a stream gave")
-        gains = state.reshape(self._channels, -1)[:, : 1 if self._is_plain else 2]
+        gains = state.reshape(self._channels, -1)[:, : 1 if self._is_plain else self._core.common]
         if self._linked and (gains != gains[0]).any():
             raise ValueError(f"state: expected one gain for all linked channels, got {gains.tolist()}")
         self._state = np.column_stack([state, self._rest[:, 1:]]) if self._is_plain else state
@@ -73,9 +153,7 @@ class Stream:
     @property
     def gain_reduction_db(self) -> float:
         """Deepest gain reduction of the channels now, in dB, ≥ 0: what a meter shows."""
-        mix = self._coefficients[:, COEFFICIENTS.index("slow_mix")]
-        gain = self._state[:, 0] + mix * (self._state[:, 1] - self._state[:, 0])
-        return max(0.0, float(-amplitude_to_db(gain.min())))
+        return max(0.0, float(-amplitude_to_db(self._core.gain(self._state).min())))
 
     def process(self, block: NDArray[np.floating]) -> NDArray[np.floating]:
         """Compress the next block.
@@ -95,21 +173,14 @@ class Stream:
         rows = np.ascontiguousarray(block[None] if block.ndim == 1 else block)
         if rows.ndim != 2 or rows.shape[0] != self._channels:
             raise ValueError(f"block: expected {self._channels} channel(s) as (channels, time), got {block.shape}")
-        output = np.empty_like(rows)
-        core = self._state[:, :4].copy()
-        if self._linked:
-            linked_forward(rows, self._coefficients, self._form.feedback, core, output)
-        elif self._form.feedback:
-            feedback_forward(0, self._channels, rows, self._coefficients, core, output, _NOT_KEPT)
-        else:
-            stages = self._form.two_cells, self._form.shelf
-            results = core, output, _NOT_PASSED, _NOT_KEPT
-            compress_forward(0, self._channels, rows, self._coefficients, *stages, *results)
-        self._state[:, :4] = core
+        output, own = np.empty_like(rows), len(self._core.rest)
+        core = self._state[:, :own].copy()
+        self._core.process(rows, core, output)
+        self._state[:, :own] = core
         if self._filter is not None:
-            filtered, state = np.empty_like(rows), self._state[:, 4:].copy()
+            filtered, state = np.empty_like(rows), self._state[:, own:].copy()
             filter_forward(0, self._channels, output, self._taps, self._slow, state, filtered)
-            output, self._state[:, 4:] = filtered, state
+            output, self._state[:, own:] = filtered, state
         return output[0] if block.ndim == 1 else output
 
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from torch import Tensor
 
-from ddsp_la2a.dsp import feedback_kernels, tangent_kernels
+from ddsp_la2a.dsp import feedback_kernels, optical_kernels, tangent_kernels
 from ddsp_la2a.dsp.checks import check_sample_rate
-from ddsp_la2a.dsp.compressor import check_reference, stage_coefficients
+from ddsp_la2a.dsp.compressor import stage_coefficients
+from ddsp_la2a.dsp.optical_cell import OpticalCellParams, cell_coefficients
 from ddsp_la2a.dsp.output_stage import OutputFilter, slow_coefficient
-from ddsp_la2a.dsp.params import CompressorParams, one_number_each
+from ddsp_la2a.dsp.params import CompressorParams, Params, check_reference, one_number_each
 from ddsp_la2a.units import DB_PER_NEPER
 
 Array = NDArray[np.float64]
@@ -41,7 +42,7 @@ class Tangents(Protocol):
         ...
 
 
-def tangents_of(params: CompressorParams, sample_rate: float) -> Tangents:
+def tangents_of(params: Params, sample_rate: float) -> Tangents:
     """What carries the derivatives of some parameters along.
 
     Raises:
@@ -51,7 +52,11 @@ def tangents_of(params: CompressorParams, sample_rate: float) -> Tangents:
     params = one_number_each(params, sample_rate)
     check_reference(params, sample_rate)
     core: Tangents
-    if params.feedback or params.shelf_db is not None:
+    if isinstance(params, OpticalCellParams):
+        core = _OpticalCell(params, sample_rate)
+    elif not isinstance(params, CompressorParams):
+        raise ValueError(f"params: expected CompressorParams or OpticalCellParams, got {type(params).__name__}")
+    elif params.feedback or params.shelf_db is not None:
         core = _AnyStage(params, sample_rate)
     elif params.slow_factor is not None:
         core = _TwoCells(params, sample_rate)
@@ -60,13 +65,13 @@ def tangents_of(params: CompressorParams, sample_rate: float) -> Tangents:
     return core if params.output_filter is None else _Filtered(core, params.output_filter)
 
 
-def _coefficients(params: CompressorParams, sample_rate: float) -> tuple[Array, Array]:
-    """The kernels' coefficients ``(12,)`` and their derivatives for the parameters ``(12, parameters)``."""
+def _with_derivatives(params: Any, sample_rate: float, to_coefficients: Any) -> tuple[Array, Array]:
+    """The kernels' coefficients ``(n,)`` and their derivatives for the parameters ``(n, parameters)``."""
     numbers = params.numbers()
 
     def coefficients(values: Tensor) -> Tensor:
         given: dict[str, Any] = dict(zip(numbers, values.unbind(), strict=True))
-        return stage_coefficients(replace(params, **given), sample_rate)
+        return torch.as_tensor(to_coefficients(replace(params, **given), sample_rate))
 
     at = torch.tensor(list(numbers.values()), dtype=torch.float64)
     return coefficients(at).numpy(), np.ascontiguousarray(torch.func.jacrev(coefficients)(at).numpy())
@@ -78,7 +83,7 @@ class _Plain:
     latency = 0
 
     def __init__(self, params: CompressorParams, sample_rate: float) -> None:
-        at, derivative = _coefficients(params, sample_rate)
+        at, derivative = _with_derivatives(params, sample_rate, stage_coefficients)
         self._arguments = tuple(float(at[n]) for n in (0, 1, 2, 3, 4, 11))
         self._state = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
         self.scale = derivative[[0, 1, 2, 3, 4, 11]]
@@ -93,7 +98,7 @@ class _TwoCells:
     latency = 0
 
     def __init__(self, params: CompressorParams, sample_rate: float) -> None:
-        at, derivative = _coefficients(params, sample_rate)
+        at, derivative = _with_derivatives(params, sample_rate, stage_coefficients)
         self._curve, self._times, self._mix, self._makeup = at[:3], at[3:7], float(at[7]), float(at[11])
         attack, release, factor = 3, 4, 6
         self._per_ms = derivative[[3, 5, 4, 6, 5, 6], [attack, attack, release, release, factor, factor]]
@@ -113,7 +118,7 @@ class _AnyStage:
     latency = 0
 
     def __init__(self, params: CompressorParams, sample_rate: float) -> None:
-        at, derivative = _coefficients(params, sample_rate)
+        at, derivative = _with_derivatives(params, sample_rate, stage_coefficients)
         self._coefficients, self._directions, self._feedback = at[None], derivative[None], params.feedback
         self._state = np.array([[1.0, 1.0, 0.0, 0.0]])
         self._tangents = np.zeros((1, 4, derivative.shape[1]))
@@ -135,6 +140,23 @@ class _AnyStage:
             output[None],
             tangents[None],
         )
+
+
+class _OpticalCell:
+    """The optical cell."""
+
+    latency = 0
+
+    def __init__(self, params: OpticalCellParams, sample_rate: float) -> None:
+        at, derivative = _with_derivatives(params, sample_rate, cell_coefficients)
+        self._coefficients, self._directions = at[None], derivative[None]
+        self._state = np.zeros((1, len(optical_kernels.STATES)))
+        self._tangents = np.zeros((1, len(optical_kernels.STATES), derivative.shape[1]))
+        self.scale = np.eye(derivative.shape[1])
+
+    def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
+        at = self._coefficients, self._directions, self._state, self._tangents
+        optical_kernels.cell_tangents(0, 1, audio[None], _CONSTANT, *at, output[None], tangents[None])
 
 
 class _Filtered:

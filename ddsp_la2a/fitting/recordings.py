@@ -18,8 +18,8 @@ from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.data.audio import read_blocks
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import pair_infos, warmup_seconds
-from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.dsp.normal_equations import error_products
+from ddsp_la2a.dsp.params import Params
 from ddsp_la2a.units import seconds_to_frames
 
 _BLOCK_FRAMES = 1 << 16
@@ -115,7 +115,7 @@ class Recordings:
 
     def products(
         self,
-        requests: Sequence[tuple[int, CompressorParams]],
+        requests: Sequence[tuple[int, Params]],
         error_filter: str = "dc",
         progress: Callable[[float], object] | None = None,
     ) -> list[NDArray[np.float64]]:
@@ -133,7 +133,7 @@ class Recordings:
         """
         tasks = [(row, params, stretch) for row, params in requests for stretch in self._stretches[row]]
 
-        def run(task: tuple[int, CompressorParams, _Stretch]) -> NDArray[np.float64]:
+        def run(task: tuple[int, Params, _Stretch]) -> NDArray[np.float64]:
             found = self._stretch_products(*task, error_filter)
             if progress is not None:
                 progress((task[2].stop - task[2].first) / self.sample_rate)
@@ -147,11 +147,8 @@ class Recordings:
                 raise
         return [np.concatenate([next(done) for _ in self._stretches[row]]) for row, _ in requests]
 
-    def _stretch_products(
-        self, row: int, params: CompressorParams, stretch: _Stretch, error_filter: str
-    ) -> NDArray[np.float64]:
-        slowest = 1.0 if params.slow_factor is None else float(params.slow_factor)
-        memory = warmup_seconds([slowest * float(params.attack_ms), slowest * float(params.release_ms)])
+    def _stretch_products(self, row: int, params: Params, stretch: _Stretch, error_filter: str) -> NDArray[np.float64]:
+        memory = warmup_seconds(params.slowest_ms())
         memory = memory if self._exact else min(memory, _LONGEST_WARMUP_S)
         begin = max(stretch.start, stretch.first - max(self._skip, seconds_to_frames(memory, self.sample_rate)))
         return error_products(
