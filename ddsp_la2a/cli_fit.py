@@ -15,6 +15,7 @@ from ddsp_la2a.cli_options import (
     announce_compiling,
     checked,
     controls_option,
+    family_option,
     out_folder_option,
     seed_option,
     source_argument,
@@ -31,7 +32,7 @@ from ddsp_la2a.evaluation.report import report
 from ddsp_la2a.fitting.fit import METHODS
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
 from ddsp_la2a.fitting.gradient import AdamSettings
-from ddsp_la2a.model.stages import HARDWARE
+from ddsp_la2a.model.stages import HARDWARE, AnyStages
 
 
 def _print_summary(scored: pd.DataFrame) -> None:
@@ -62,6 +63,7 @@ def _print_summary(scored: pd.DataFrame) -> None:
 @out_folder_option
 @click.option("--method", default=METHODS[0], type=click.Choice(METHODS), show_default=True)
 @click.option("--per-setting", is_flag=True, help="Fit every setting on its own, without the network.")
+@family_option
 @controls_option
 @stages_option
 @split_option
@@ -73,8 +75,9 @@ def fit(
     out: Path,
     method: str,
     per_setting: bool,
+    family: str,
     controls: tuple[la.Control, ...] | None,
-    stages: la.Stages,
+    stages: AnyStages,
     split: str,
     seed: int,
     max_steps: int | None,
@@ -92,8 +95,8 @@ def fit(
     unit = controls or LA2A_CONTROLS
     with workflow.new_folder(out):
         frame = split_by(checked(source, unit), split, unit)
-        how = {"method": method, "per_setting": per_setting, "controls": unit, "stages": stages, "seed": seed}
-        result = _fitted(frame, out, **how, **settings)
+        how = {"method": method, "per_setting": per_setting, "family": family, "controls": unit, "stages": stages}
+        result = _fitted(frame, out, **how, seed=seed, **settings)
         say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
         if (frame["split"] == "test").any() and not result.interrupted:
             models = _with_baselines(result, frame, workflow.suitable(PROTOCOL_ROWS, unit), budget_s=0.0, seeds=(seed,))
@@ -189,7 +192,7 @@ def compare(
     models: str | None,
     programs: dict[str, str],
     controls: tuple[la.Control, ...] | None,
-    stages: la.Stages,
+    stages: AnyStages,
     split: str,
     seed: int,
     seeds: int,
@@ -220,7 +223,7 @@ def _compare(
     names: Sequence[str],
     programs: Mapping[str, External],
     unit: Sequence[la.Control],
-    stages: la.Stages,
+    stages: AnyStages,
     split: str,
     seed: int,
     *,

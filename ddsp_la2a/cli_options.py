@@ -16,7 +16,7 @@ from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.splits import PROTOCOLS
 from ddsp_la2a.dsp.compiling import needs_compiling
 from ddsp_la2a.dsp.kernels import compress_forward
-from ddsp_la2a.model.stages import HARDWARE, parse_stages, stages_text
+from ddsp_la2a.model.stages import FAMILIES, AnyStages, CellStages, Stages, parse_stages, stages_text
 
 source_argument = click.argument("source", metavar="ROOT|frame.csv", type=click.Path(path_type=Path))
 out_folder_option = click.option(
@@ -39,16 +39,24 @@ controls_option = click.option(
 )
 
 
-def _parsed_stages(_: Any, __: Any, text: str) -> la.Stages:
-    return parse_stages(text)
+def _parsed_stages(context: Any, __: Any, text: str | None) -> AnyStages:
+    family = context.params.get("family", Stages.family)
+    return FAMILIES[family]() if text is None else parse_stages(text, family)
 
 
+family_option = click.option(
+    "--family",
+    default=Stages.family,
+    type=click.Choice(list(FAMILIES)),
+    show_default=True,
+    is_eager=True,  # stages are read as the family's
+    help="A classical compressor, whose parameters follow the controls; or one optical cell for all settings.",
+)
 stages_option = click.option(
     "--stages",
-    default=stages_text(HARDWARE),
     callback=_parsed_stages,
-    show_default=True,
-    help="What the model has beside the compressor: some of output-filter, slow-release, shelf, feedback; or none.",
+    help=f"What the model has beside what makes it one of its family, or none. Default: {stages_text(Stages())} of "
+    f"output-filter, slow-release, shelf, feedback; {stages_text(CellStages())} of an optical cell.",
 )
 
 

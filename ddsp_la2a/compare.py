@@ -26,7 +26,6 @@ from ddsp_la2a.evaluation.measure import measured_curves
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.evaluation.tones import LOWEST_SAMPLE_RATE
 from ddsp_la2a.files import replacing
-from ddsp_la2a.model.control_net import ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 
 logger = logging.getLogger(__name__)
@@ -224,7 +223,7 @@ def write_pictures(model: GreyBox, folder: Path, **positions: Any) -> None:
         figures.save(curves, folder / "curves.svg")
     figures.save(figures.static_curves(model, title=title), folder / "static_curves.svg")
     figures.save(figures.step_response(model, title=title), folder / "step_response.svg")
-    if model.stages.output_filter and not isinstance(model.card, ParameterTable):
+    if model.has_one_output_filter:
         figures.save(figures.output_stage(model.output_filter(), title=title), folder / "output_stage.svg")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddsp_la2a.dsp.output_stage import OutputFilter
-from ddsp_la2a.fitting.coordinates import CARD, Coordinates
+from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, SHELF_HZ, SLOW_FACTOR, TAPS
 from ddsp_la2a.model.stages import PLAIN, Stages, stages_text
 
@@ -30,7 +30,7 @@ def somewhere(coordinates: Coordinates, seed: int = 0) -> np.ndarray:
 def test_order_and_size(stages: Stages) -> None:
     coordinates = Coordinates(stages, RATE)
     assert coordinates.parameters == (*CARD_PARAMETERS, *stages.parameters)
-    assert coordinates.parameters[CARD] is MAKEUP
+    assert coordinates.parameters[len(CARD_PARAMETERS)] is MAKEUP
     assert coordinates.start.shape == coordinates.limit.shape == (len(coordinates.parameters),)
     assert len(coordinates.device_variance()) == len(coordinates.device_precision()) == len(stages.parameters)
 
@@ -99,7 +99,7 @@ def test_shares_are_slopes_on_the_scale_by_the_range() -> None:
 @EVERY
 def test_only_the_coefficients_of_the_filter_have_a_prior(stages: Stages) -> None:
     coordinates = Coordinates(stages, RATE)
-    device = coordinates.parameters[CARD:]
+    device = coordinates.parameters[len(CARD_PARAMETERS) :]
     variance, precision = coordinates.device_variance(), coordinates.device_precision()
     is_tap = np.array([p in TAPS for p in device])
     assert np.isinf(variance[~is_tap]).all()

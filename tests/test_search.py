@@ -15,19 +15,20 @@ import torch
 from scipy.signal import lfilter
 
 import ddsp_la2a as la
-from ddsp_la2a.fitting.coordinates import CARD, Coordinates
+from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.fitting.gauss_newton import fit_settings
 from ddsp_la2a.fitting.joint import JointProblem, TableCard
 from ddsp_la2a.fitting.least_squares import Quadratic
 from ddsp_la2a.fitting.passes import Passes
 from ddsp_la2a.fitting.recordings import Recordings
 from ddsp_la2a.fitting.search import FINE, Search, first_stages, spread_points
-from ddsp_la2a.model.parameters import MAKEUP, TAPS
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, TAPS
 from ddsp_la2a.model.stages import PLAIN, Stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RATE = 8000
+CARD = len(CARD_PARAMETERS)
 SLOW, FILTERED = Stages(output_filter=False), Stages(slow_release=False)
 CARDS: list[dict[str, float]] = [
     {"threshold_db": -30.0, "ratio": 6.0, "knee_db": 8.0, "attack_ms": 4.0, "release_ms": 150.0, "makeup_db": 2.0},
@@ -232,7 +233,7 @@ def test_one_setting_jointly_is_one_setting_on_its_own(two_cells: Recordings, pa
     slow = coordinates(SLOW)
     (alone,) = fit_settings(passes, two_cells, [[0]], slow, seed=0, max_steps=40)
     one = Recordings(two_cells.frame.iloc[:1])
-    problem = JointProblem(TableCard([[0]]), None, slow)
+    problem = JointProblem(TableCard([[0]], CARD), None, slow)
     near = alone.point + 0.05
     start = problem.start(near[:CARD], near[CARD:])
     joint = problem.fit(passes, "joint", one, start, max_steps=40, tolerance=FINE, limit=problem.limit(12.0))
@@ -243,7 +244,7 @@ def test_one_setting_jointly_is_one_setting_on_its_own(two_cells: Recordings, pa
 
 def test_settings_share_the_device_and_nothing_else(two_cells: Recordings, passes: Passes) -> None:
     slow = coordinates(SLOW)
-    problem = JointProblem(TableCard([[0], [1]]), None, slow)
+    problem = JointProblem(TableCard([[0], [1]], CARD), None, slow)
     near = [point_at(slow, card | SECOND_CELL) + 0.2 for card in CARDS]
     start = problem.start(np.concatenate([at[:CARD] for at in near]), near[0][CARD:])
     joint = problem.fit(passes, "joint", two_cells, start, max_steps=40, tolerance=FINE, limit=problem.limit(12.0))
@@ -256,7 +257,7 @@ def test_settings_share_the_device_and_nothing_else(two_cells: Recordings, passe
 def test_the_joint_gradient_is_that_of_differences(two_cells: Recordings, passes: Passes, takes: bool) -> None:
     every = coordinates(Stages(shelf=True))
     numbers = np.array([0, 1]) if takes else None
-    problem = JointProblem(TableCard([[0], [1]]), numbers, every)
+    problem = JointProblem(TableCard([[0], [1]], CARD), numbers, every)
     rng = np.random.default_rng(0)
     start = problem.start(rng.uniform(-0.5, 0.5, 2 * CARD), every.start[CARD:] + rng.uniform(-0.1, 0.1, 10))
     start[len(start) - takes :] = 0.7  # the gains per take
@@ -274,7 +275,7 @@ def test_the_joint_gradient_is_that_of_differences(two_cells: Recordings, passes
 
 def test_gains_per_take_leave_the_device_alone(two_cells: Recordings) -> None:
     every = coordinates(Stages(shelf=True))
-    problem = JointProblem(TableCard([[0], [1]]), np.array([0, 1]), every)
+    problem = JointProblem(TableCard([[0], [1]], CARD), np.array([0, 1]), every)
     at = problem.start(np.zeros(2 * CARD), every.start[CARD:])
     at[-1] = 1.5
     points, _ = problem.points(at)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ddsp_la2a.dsp.compressor import CompressorParams
+from ddsp_la2a.dsp.optical_cell import OpticalCellParams
 from ddsp_la2a.model.parameters import (
     CARD_PARAMETERS,
     MAKEUP,
@@ -18,9 +19,10 @@ from ddsp_la2a.model.parameters import (
     SLOW_MIX,
     TAPS,
 )
-from ddsp_la2a.model.stages import HARDWARE, PLAIN, Stages, parse_stages, stages_text
+from ddsp_la2a.model.stages import HARDWARE, PLAIN, CellStages, Stages, parse_stages, stages_text
 
 EVERY = [Stages(*on) for on in itertools.product((False, True), repeat=4)]
+EVERY_CELL = [CellStages(*on) for on in itertools.product((False, True), repeat=2)]
 
 
 def test_the_default_is_what_hardware_is_fitted_with() -> None:
@@ -45,7 +47,7 @@ def test_the_compressor_has_what_is_on_and_nothing_else(stages: Stages, shape: t
         p.name: torch.full(shape, p.start + 0.01 * i, dtype=torch.float64)
         for i, p in enumerate((*CARD_PARAMETERS, *stages.parameters))
     }
-    params = stages.compressor_params(values, 48000.0)
+    params = stages.params(values, 48000.0)
     taps = [tap.name for tap in TAPS]
     assert list(params.numbers()) == [name for name in values if name not in taps]
     assert all(value is values[name] for name, value in params.numbers().items())
@@ -60,9 +62,22 @@ def test_the_compressor_has_what_is_on_and_nothing_else(stages: Stages, shape: t
     assert all(torch.equal(params.output_filter.coefficients[..., i], values[name]) for i, name in enumerate(taps))
 
 
-def test_all_are_parameters_of_a_compressor() -> None:
-    fields = set(CompressorParams.__dataclass_fields__)
+def test_all_are_parameters_of_a_family() -> None:
+    fields = CompressorParams.__dataclass_fields__.keys() | OpticalCellParams.__dataclass_fields__.keys()
     assert {p.name for p in PARAMETERS} - {tap.name for tap in TAPS} <= fields
+    assert len({p.name for p in PARAMETERS}) == len(PARAMETERS)
+
+
+@pytest.mark.parametrize("stages", EVERY_CELL, ids=stages_text)
+def test_an_optical_cell_has_its_constants_in_the_order_of_its_derivatives(stages: CellStages) -> None:
+    of_all = (*stages.card_parameters, *stages.parameters)
+    values = {p.name: torch.tensor(p.start, dtype=torch.float64) for p in of_all}
+    params = stages.params(values, 48000.0)
+    taps = [tap.name for tap in TAPS]
+    assert list(params.numbers()) == [name for name in values if name not in taps]
+    assert (params.fast_trap_capture_per_s is None) is (params.slow_trap_capture_per_s is None) is not stages.traps
+    assert (params.output_filter is not None) is stages.output_filter
+    assert parse_stages(stages_text(stages), "optical-cell") == stages
 
 
 @pytest.mark.parametrize("stages", EVERY, ids=stages_text)

@@ -20,6 +20,9 @@ from ddsp_la2a.dsp.params import check_numbers, check_reference, checked_filter
 from ddsp_la2a.units import RISE_TIME_TO_TIME_CONSTANT, db_to_amplitude, rise_time_to_coefficient
 
 _NUMBERS = 15
+_FAST_TRAP = ("fast_trap_capture_per_s", "fast_trap_capacity", "fast_trap_release_per_s")
+_SLOW_TRAP = ("slow_trap_capture_per_s", "slow_trap_release_per_s")
+_OF_TRAPS = frozenset((*_FAST_TRAP, *_SLOW_TRAP))
 _NOT_NEGATIVE = ("input_tap", "pair_recombination_per_s", "fast_trap_capture_per_s", "slow_trap_capture_per_s")
 _POSITIVE = (
     "highpass_hz",
@@ -46,6 +49,7 @@ class OpticalCellParams:
         sidechain_gain_db: drive for a full-scale sample after the divider, dB; what the peak-reduction knob turns.
         input_tap: share of the signal before the divider that is mixed into the side-chain, 0 to 1; what the limit
             switch adds.
+        makeup_db: gain after the divider in dB.
         highpass_hz: corner of the side-chain's first-order high-pass, Hz, > 0.
         drive_limit: drive that the side-chain amplifier doesn't exceed, > 0.
         light_exponent: b of the panel's light exp(b (1 − 1/√drive)), > 0: twice the slope of light in drive, both in
@@ -53,38 +57,42 @@ class OpticalCellParams:
         light_ms: 10–90 % time of the panel's light, ms, > 0.
         recombination_per_s: rate at which carriers recombine one by one, 1/s, > 0.
         pair_recombination_per_s: rate at which they recombine in pairs, 1/s at a reduction of 6 dB, ≥ 0.
-        fast_trap_capture_per_s: rate at which empty fast traps catch carriers, 1/s, ≥ 0; 0: there are none.
+        largest_reduction_db: reduction of a cell with its smallest resistance, dB, > 0.
+        fast_trap_capture_per_s: rate at which empty fast traps catch carriers, 1/s, ≥ 0; None: there are none.
         fast_trap_capacity: carriers that they hold, as many as reduce the gain by 6 dB being 1, > 0.
         fast_trap_release_per_s: rate at which they let them go, 1/s, > 0.
-        slow_trap_capture_per_s: rate at which slow traps, which are never full, catch carriers, 1/s, ≥ 0.
+        slow_trap_capture_per_s: rate at which slow traps, which are never full, catch carriers, 1/s, ≥ 0; None: there
+            are none.
         slow_trap_release_per_s: rate at which they let them go, 1/s, > 0.
-        largest_reduction_db: reduction of a cell with its smallest resistance, dB, > 0.
-        makeup_db: gain after the divider in dB.
         output_filter: after that; it makes the output late by its ``latency``.
 
     Raises:
-        ValueError: a value is not finite or out of range; the message names the parameter. Under ``torch.func.vmap``
-            only the shape is checked.
+        ValueError: a value is not finite or out of range, or some numbers of a kind of trap are missing; the message
+            names the parameter. Under ``torch.func.vmap`` only the shape is checked.
     """
 
     sidechain_gain_db: Tensor | float
     input_tap: Tensor | float = 0.0
+    makeup_db: Tensor | float = 0.0
     highpass_hz: Tensor | float = 30.0
     drive_limit: Tensor | float = 50.0
     light_exponent: Tensor | float = 10.0
     light_ms: Tensor | float = 0.5
     recombination_per_s: Tensor | float = 20.0
     pair_recombination_per_s: Tensor | float = 2.0
-    fast_trap_capture_per_s: Tensor | float = 300.0
-    fast_trap_capacity: Tensor | float = 3.0
-    fast_trap_release_per_s: Tensor | float = 5.0
-    slow_trap_capture_per_s: Tensor | float = 5.0
-    slow_trap_release_per_s: Tensor | float = 1.0
     largest_reduction_db: Tensor | float = 40.0
-    makeup_db: Tensor | float = 0.0
+    fast_trap_capture_per_s: Tensor | float | None = 300.0
+    fast_trap_capacity: Tensor | float | None = 3.0
+    fast_trap_release_per_s: Tensor | float | None = 5.0
+    slow_trap_capture_per_s: Tensor | float | None = 5.0
+    slow_trap_release_per_s: Tensor | float | None = 1.0
     output_filter: OutputFilter | None = None
 
     def __post_init__(self) -> None:
+        for traps in (_FAST_TRAP, _SLOW_TRAP):
+            missing = [name for name in traps if getattr(self, name) is None]
+            if missing and len(missing) < len(traps):
+                raise ValueError(f"{missing[0]}: expected a number beside {' and '.join(traps)}, got None; give all")
         check_numbers(
             self.numbers(),
             lowest=dict.fromkeys(_NOT_NEGATIVE, 0.0),
@@ -95,8 +103,9 @@ class OpticalCellParams:
             raise ValueError(f"output_filter: expected an OutputFilter or None, got {self.output_filter!r}")
 
     def numbers(self) -> dict[str, Tensor | float]:
-        """Every parameter that is a number, or one a row, by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)[:_NUMBERS]}
+        """Every parameter that is a number, or one a row, by name; those of traps that aren't there are left out."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)[:_NUMBERS]}
+        return {name: value for name, value in given.items() if name not in _OF_TRAPS or value is not None}
 
     @property
     def has_reference(self) -> bool:
@@ -106,9 +115,10 @@ class OpticalCellParams:
     def slowest_ms(self) -> float:
         """Longest of the 10–90 % times in which it forgets, ms."""
         rates = [self.recombination_per_s]
-        for traps in ("fast_trap", "slow_trap"):
-            if bool((torch.as_tensor(getattr(self, f"{traps}_capture_per_s")) > 0.0).any()):
-                rates.append(getattr(self, f"{traps}_release_per_s"))
+        for capture, *_, release in (_FAST_TRAP, _SLOW_TRAP):
+            caught = getattr(self, capture)
+            if caught is not None and bool((torch.as_tensor(caught) > 0.0).any()):
+                rates.append(getattr(self, release))
         return RISE_TIME_TO_TIME_CONSTANT * 1e3 / min(float(torch.as_tensor(rate).min()) for rate in rates)
 
 
@@ -206,6 +216,9 @@ def cell_coefficients(params: OpticalCellParams, sample_rate: float) -> Tensor:
 
 def _coefficients(given: dict[str, Tensor], sample_rate: float) -> Tensor:
     step = 1.0 / sample_rate
+    fast, slow = (traps[0] in given for traps in (_FAST_TRAP, _SLOW_TRAP))
+    nothing = given["sidechain_gain_db"].new_zeros(())
+    capacity = given["fast_trap_capacity"] if fast else nothing + 1.0
     columns = (
         db_to_amplitude(given["sidechain_gain_db"]),
         given["input_tap"],
@@ -215,11 +228,11 @@ def _coefficients(given: dict[str, Tensor], sample_rate: float) -> Tensor:
         rise_time_to_coefficient(given["light_ms"], sample_rate),
         given["recombination_per_s"] * step,
         given["pair_recombination_per_s"] * step,
-        given["fast_trap_capture_per_s"] / given["fast_trap_capacity"] * step,
-        given["fast_trap_capacity"],
-        given["fast_trap_release_per_s"] * step,
-        given["slow_trap_capture_per_s"] * step,
-        given["slow_trap_release_per_s"] * step,
+        given["fast_trap_capture_per_s"] / capacity * step if fast else nothing,
+        capacity,
+        given["fast_trap_release_per_s"] * step if fast else nothing,
+        given["slow_trap_capture_per_s"] * step if slow else nothing,
+        given["slow_trap_release_per_s"] * step if slow else nothing,
         1.0 / (db_to_amplitude(given["largest_reduction_db"]) - 1.0),
         db_to_amplitude(given["makeup_db"]),
     )

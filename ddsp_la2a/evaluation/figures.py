@@ -7,6 +7,7 @@ given; :func:`save` writes it with selectable text where the format has it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
-from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.curve import slope_of, sloped_gain_db
 from ddsp_la2a.dsp.output_stage import OutputFilter
+from ddsp_la2a.evaluation.measure import static_curve
 from ddsp_la2a.evaluation.metrics import frame_levels_db
 from ddsp_la2a.evaluation.style import STYLE, by_switches, column_of, in_words, new_axes
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, PARAMETERS, Parameter
+from ddsp_la2a.model.parameters import CARD_PARAMETERS, CELL_CARD, MAKEUP, SIDECHAIN_GAIN, Parameter
+from ddsp_la2a.model.stages import Stages
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude
 
 _PEAK_REDUCTIONS = (0, 20, 40, 50, 60, 70, 80, 90, 100)
@@ -76,10 +78,11 @@ def learned_curves(
         ValueError: several knobs move at once, or none.
     """
     sweeps = _sweeps(curves, controls)
-    parameters = (*CARD_PARAMETERS, MAKEUP)
+    parameters = (*(CELL_CARD if SIDECHAIN_GAIN.name in curves else CARD_PARAMETERS), MAKEUP)
     if len(sweeps) == 1:
-        figure, axes = new_axes(2, 3, (10.5, 5.6), title, sharex=True)
-        panels = axes.reshape(6, 1)
+        rows = len(parameters) // 3
+        figure, axes = new_axes(rows, 3, (10.5, 2.8 * rows), title, sharex=True)
+        panels = axes.reshape(len(parameters), 1)
     else:
         size = (1.0 + 2.6 * len(sweeps), 11.0)
         figure, axes = new_axes(len(parameters), len(sweeps), size, title, sharex="col", sharey="row")
@@ -101,7 +104,7 @@ def learned_curves(
             row[0].yaxis.set_minor_formatter(lambda value, _, digits=labelled: _label(value, digits))
             row[0].tick_params(which="minor", labelsize=7)
         row[0].set_title(parameter.name, loc="left", fontweight="bold")
-        row[0].set_ylabel(parameter.meaning.rsplit(", ", 1)[-1] if ", " in parameter.meaning else "in dB : out dB")
+        row[0].set_ylabel("in dB : out dB" if parameter.name == "ratio" else parameter.meaning.rsplit(", ", 1)[-1])
     for number, axis in enumerate(axes[-1]):
         axis.set_xlabel(sweeps[min(number, len(sweeps) - 1)][0].name.replace("_", " "))
     if axes[0, 0].get_legend_handles_labels()[1]:
@@ -187,19 +190,14 @@ def static_curves(model: GreyBox, positions: Sequence[float] = (), title: str = 
     panels = len(cards[0])
     shape = (panels, len(knobs)) if len(knobs) > 1 else (1, panels)
     figure, axes = new_axes(*shape, (1.0 + 4.0 * shape[1], 0.4 + 4.0 * shape[0]), title, sharey=True)
-    level_db = torch.linspace(-60.0, 0.0, 241, dtype=torch.float64)
     columns = column_of(model.controls)
     for number, lines in enumerate(cards):
         for axis, (look, card) in zip(axes[:, number] if len(knobs) > 1 else axes[0], lines, strict=True):
-            rows = torch.from_numpy(card[["threshold_db", "ratio", "knee_db", "makeup_db"]].to_numpy())
-            shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(rows)))
+            shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(card)))
             labels = card[columns[knobs[number].name]] if knobs else [np.nan]
-            for at, row, shade in zip(labels, rows, shades, strict=True):
-                # Fed back, the curve hears the output: each output level has the input that leads to it.
-                gain = sloped_gain_db(level_db, row[0], slope_of(row[1], model.stages.feedback), row[2])
-                heard = (level_db - gain, level_db) if model.stages.feedback else (level_db, level_db + gain)
-                axis.plot(heard[0], heard[1] + row[3], color=shade, label=f"{at:g}")
-            axis.plot(level_db, level_db, color="#999999", lw=0.8, ls=":")
+            for at, (_, row), shade in zip(labels, card.iterrows(), shades, strict=True):
+                axis.plot(*_steady(model, row), color=shade, label=f"{at:g}")
+            axis.plot([-60.0, 0.0], [-60.0, 0.0], color="#999999", lw=0.8, ls=":")
             axis.set_title(look.label, loc="left", fontweight="bold")
             axis.set_aspect("equal")
             axis.set_xlim(-60, 0)
@@ -215,8 +213,22 @@ def static_curves(model: GreyBox, positions: Sequence[float] = (), title: str = 
     return figure
 
 
+def _steady(model: GreyBox, row: pd.Series) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Input and output level in dB of the steady state: from the curve, or of a 1 kHz tone where there is none."""
+    if not isinstance(model.stages, Stages):
+        positions = {control.name: row[column_of(model.controls)[control.name]] for control in model.controls}
+        measured = static_curve(model, **positions)
+        return measured["input_dbfs"].to_numpy(), measured["output_dbfs"].to_numpy()
+    level_db = torch.linspace(-60.0, 0.0, 241, dtype=torch.float64)
+    threshold, ratio, knee = (torch.tensor(row[name]) for name in ("threshold_db", "ratio", "knee_db"))
+    gain = sloped_gain_db(level_db, threshold, slope_of(ratio, model.stages.feedback), knee)
+    # Fed back, the curve hears the output: each output level has the input that leads to it.
+    heard, left = (level_db - gain, level_db) if model.stages.feedback else (level_db, level_db + gain)
+    return heard.numpy(), left.numpy() + row["makeup_db"]
+
+
 def step_response(model: GreyBox, sample_rate: float = 44100.0, title: str = "", **positions: float) -> Any:
-    """Gain over time for a steady level that jumps from −40 to −10 dBFS for half a second and back.
+    """Gain over time for a square wave that jumps from −40 to −10 dBFS for half a second and back.
 
     Args:
         model: whose gain.
@@ -226,15 +238,16 @@ def step_response(model: GreyBox, sample_rate: float = 44100.0, title: str = "",
     """
     times = np.arange(round(2.0 * sample_rate)) / sample_rate
     level = np.where((times >= 0.1) & (times < 0.6), -10.0, -40.0)
-    audio = torch.from_numpy(db_to_amplitude(level))[None]
+    half_waves = np.arange(len(times)) // max(1, round(sample_rate / 2000.0))
+    audio = torch.from_numpy(db_to_amplitude(level) * np.where(half_waves % 2, -1.0, 1.0))[None]
     figure, axes = new_axes(1, 1, (7.0, 3.2), title)
     usual = {"peak_reduction": 65.0} if model.controls == LA2A_CONTROLS else model.middle()
     knobs = {c.name: {**usual, **positions}[c.name] for c in model.controls if c.kind == "continuous"}
     for look, card in by_switches(model.curves(**knobs), model.controls):
-        numbers: dict[str, Any] = {p.name: float(card[p.name].iloc[0]) for p in PARAMETERS if p.name in card}
+        positions_here = [float(card[column].iloc[0]) for column in column_of(model.controls).values()]
         with torch.no_grad():
-            params = CompressorParams(**numbers, feedback=model.stages.feedback)
-            gain = compressor(audio, params, sample_rate, trace=True).gain[0]
+            params = replace(model.params(*positions_here), makeup_db=0.0, output_filter=None)
+            gain = (model.stages.process(audio, params, sample_rate)[0] / audio)[0]
         axes[0, 0].plot(times, amplitude_to_db(gain), look.dashes, color=look.colour, label=look.label)
     axes[0, 0].axvspan(0.1, 0.6, color="#eeeeee", zorder=0)
     axes[0, 0].set_xlabel("time, s")

@@ -13,8 +13,16 @@ from ddsp_la2a.evaluation import figures
 from ddsp_la2a.evaluation.style import by_switches, column_of
 from ddsp_la2a.evaluation.svg import inlined
 
-_PARAMETERS = ("threshold_db", "ratio", "knee_db", "attack_ms", "release_ms", "makeup_db")
-_HEADINGS = ("threshold, dBFS", "ratio", "knee, dB", "attack, ms", "release, ms", "make-up, dB")
+_HEADINGS = {
+    "threshold_db": "threshold, dBFS",
+    "ratio": "ratio",
+    "knee_db": "knee, dB",
+    "attack_ms": "attack, ms",
+    "release_ms": "release, ms",
+    "sidechain_gain_db": "side-chain gain, dB",
+    "input_tap": "input tap",
+    "makeup_db": "make-up, dB",
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,7 @@ def pictures(name: str, model: Any, prefix: str, colours: dict[str, str]) -> Gre
     static = inlined(figures.static_curves(model), f"{prefix}-static", "Output level over input level.", colours)
     step = inlined(figures.step_response(model), f"{prefix}-step", "Gain over time for a step of level.", colours)
     output = ""
-    # A table of settings has an output filter for each of them, not one.
-    if model.stages.output_filter and hasattr(model.card, "layers"):
+    if model.has_one_output_filter:
         about = "Magnitude and phase of the output filter."
         output = inlined(figures.output_stage(model.output_filter()), f"{prefix}-output", about, colours)
     return GreyBoxPictures(
@@ -75,7 +82,7 @@ def pictures(name: str, model: Any, prefix: str, colours: dict[str, str]) -> Gre
         output=output,
         header=header,
         rows=rows,
-        has_intervals="threshold_db_low" in curves,
+        has_intervals="makeup_db_low" in curves,
     )
 
 
@@ -86,13 +93,14 @@ def _card(curves: pd.DataFrame, controls: Sequence[Any]) -> tuple[list[str], lis
     if "swept" in curves:
         return [], []
     at = columns[knobs[0].name]
-    header = ["switch", *(columns[knob.name].replace("_", " ") for knob in knobs), *_HEADINGS]
+    shown = [name for name in _HEADINGS if name in curves]
+    header = ["switch", *(columns[knob.name].replace("_", " ") for knob in knobs), *(_HEADINGS[n] for n in shown)]
     rows = []
     for look, part in by_switches(curves, controls):
         several = np.unique(np.linspace(0, len(part) - 1, 11).round().astype(int))
         for _, row in part.sort_values(at).iloc[several].iterrows():
             positions = [(f"{row[columns[knob.name]]:g}", "") for knob in knobs]
-            rows.append([(look.label or "–", ""), *positions, *(_cell(row, name) for name in _PARAMETERS)])
+            rows.append([(look.label or "–", ""), *positions, *(_cell(row, name) for name in shown)])
     return header, rows
 
 

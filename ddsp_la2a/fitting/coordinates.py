@@ -9,16 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddsp_la2a.dsp.compressor import CompressorParams
+from ddsp_la2a.dsp.params import Params
 from ddsp_la2a.fitting.least_squares import Quadratic
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, MAKEUP, SHELF_HZ, SLOW_FACTOR, TAPS, Parameter
-from ddsp_la2a.model.stages import Stages
+from ddsp_la2a.model.parameters import MAKEUP, SHELF_HZ, SLOW_FACTOR, TAPS, Parameter
+from ddsp_la2a.model.stages import AnyStages
 from ddsp_la2a.units import DB_PER_NEPER
 
 Array = NDArray[np.float64]
-
-CARD = len(CARD_PARAMETERS)
-"""How many numbers of a point depend on the controls; the make-up comes right after them."""
 
 _FARTHEST = 12.0
 """Beyond ±12 an unconstrained value changes nothing: the sigmoid is within 6e-6 of its end."""
@@ -34,23 +31,25 @@ _SLOW_FACTORS, _SHELVES_HZ = (6.0, 40.0), (100.0, 2000.0)
 
 
 class Coordinates:
-    """Points of a compressor with some stages: unconstrained parameters, but for the make-up, which is in dB.
+    """Points of a model with some stages: unconstrained parameters, but for the make-up, which is in dB.
 
     Args:
-        stages: which there are.
+        stages: of which family, and which there are.
         sample_rate: of the recordings in Hz.
 
     Attributes:
-        parameters: of a point, in order: the card's, make-up, the stages'.
+        parameters: of a point, in order: the card's, make-up, the others of the device.
+        card: how many numbers of a point depend on the controls; the make-up comes right after them.
         limit: how far each coordinate may go to either side of 0.
         start: of each.
         linear: numbers of the make-up and an output filter's coefficients, which the output is linear in.
     """
 
-    def __init__(self, stages: Stages, sample_rate: float) -> None:
+    def __init__(self, stages: AnyStages, sample_rate: float) -> None:
         self.stages = stages
         self.sample_rate = sample_rate
-        self.parameters: tuple[Parameter, ...] = (*CARD_PARAMETERS, *stages.parameters)
+        self.parameters: tuple[Parameter, ...] = (*stages.card_parameters, *stages.parameters)
+        self.card = len(stages.card_parameters)
         self.limit = np.where(self._is_makeup(), 0.99 * MAKEUP.high, _FARTHEST)
         starts = [p.to_unconstrained(torch.tensor(p.start, dtype=torch.float64)) for p in self.parameters]
         self.start = np.array([float(start) for start in starts])
@@ -67,9 +66,9 @@ class Coordinates:
         """Every parameter of a point, in its unit."""
         return {name: float(value) for name, value in self._values(torch.from_numpy(point)).items()}
 
-    def physical(self, point: Array) -> CompressorParams:
+    def physical(self, point: Array) -> Params:
         """The compressor of a point."""
-        return self.stages.compressor_params(self._values(torch.from_numpy(point)), self.sample_rate)
+        return self.stages.params(self._values(torch.from_numpy(point)), self.sample_rate)
 
     def slopes(self, point: Array) -> Array:
         """Derivative of each parameter for its own coordinate."""
@@ -85,7 +84,7 @@ class Coordinates:
     def device_variance(self) -> Array:
         """Variance of the prior on each coordinate beyond the card: infinite but for an output filter's."""
         # At 0 a coefficient moves by a quarter of its range with its coordinate.
-        spreads = [4.0 * _TAP_SPREAD / (p.high - p.low) if p in TAPS else np.inf for p in self.parameters[CARD:]]
+        spreads = [4.0 * _TAP_SPREAD / (p.high - p.low) if p in TAPS else np.inf for p in self.parameters[self.card :]]
         return np.square(spreads)
 
     def device_precision(self) -> Array:
@@ -123,8 +122,8 @@ class Coordinates:
 
     def staged_starts(self, point: Array, of: Coordinates) -> list[Array]:
         """Points to start from, given one with fewer stages: those that it lacks, from different sides."""
-        slow = [(SLOW_FACTOR, value) for value in _SLOW_FACTORS] if self.stages.slow_release else [None]
-        shelf = [(SHELF_HZ, value) for value in _SHELVES_HZ] if self.stages.shelf else [None]
+        slow = [(SLOW_FACTOR, value) for value in _SLOW_FACTORS] if SLOW_FACTOR in self.parameters else [None]
+        shelf = [(SHELF_HZ, value) for value in _SHELVES_HZ] if SHELF_HZ in self.parameters else [None]
         starts = []
         for pair in itertools.product(slow, shelf):
             start = self.start.copy()

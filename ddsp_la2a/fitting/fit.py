@@ -24,8 +24,9 @@ from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings, fit_gauss_newton
 from ddsp_la2a.fitting.gradient import AdamSettings, Training, train
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, control_columns
-from ddsp_la2a.model.stages import HARDWARE, Stages
+from ddsp_la2a.model.parameters import control_columns
+from ddsp_la2a.model.stages import FAMILIES, AnyStages, CellStages, Stages
+from ddsp_la2a.model.taper import Taper
 from ddsp_la2a.units import db_to_amplitude
 
 
@@ -86,7 +87,7 @@ class _AtTakeGains(nn.Module):
             batch["raw"],
             torch.stack([batch[control.name].double() for control in self.model.controls], dim=-1),
             self._sample_rate,
-            state=1.0 if state is None else state,
+            state=state,
             return_state=True,
         )
         if self._gain_db is not None and self.training:  # on a recording that isn't fitted it is 0 dB
@@ -100,10 +101,10 @@ class _AtTakeGains(nn.Module):
         return 0.5 * sum((w.square().sum() for w in weights), torch.zeros((), dtype=torch.float64))
 
 
-def generic_start(frame: pd.DataFrame, controls: Sequence[Control], stages: Stages) -> ParameterTable:
+def generic_start(frame: pd.DataFrame, controls: Sequence[Control], stages: AnyStages) -> ParameterTable:
     """A table with a row for every setting of a frame, each at the generic start."""
     settings = pd.DataFrame(settings_of(frame, controls), columns=control_columns(controls))
-    starts = {p.name: p.start for p in (*CARD_PARAMETERS, *stages.parameters)}
+    starts = {p.name: p.start for p in (*stages.card_parameters, *stages.parameters)}
     return ParameterTable(settings.assign(**starts), controls, nearest=True)
 
 
@@ -115,8 +116,9 @@ def fit(
     method: str = "gauss-newton",
     per_setting: bool = False,
     *,
+    family: str = Stages.family,
     controls: Sequence[Control] = LA2A_CONTROLS,
-    stages: Stages = HARDWARE,
+    stages: AnyStages | None = None,
     gauss_newton: GaussNewtonSettings | None = None,
     adam: AdamSettings | None = None,
     segment_s: float = 5.0,
@@ -136,9 +138,11 @@ def fit(
         method: ``gauss-newton`` or ``adam``.
         per_setting: fit every setting on its own, make-up included, without the network: what a joint model has to
             be compared with. Other settings then get the parameters of the nearest one.
+        family: ``compressor``, whose card the network learns over the controls; or ``optical-cell``: one set of
+            constants for all settings, whose side-chain gain one knob turns.
         controls: what the unit lets its user set; each is a column of the frame. Fewer settings than would determine
             curves over them all are no obstacle: what the recordings leave open the network's prior decides.
-        stages: what the model has beside curve, ballistics and make-up.
+        stages: what the model has beside what makes it one of its family; None for what hardware is fitted with.
         gauss_newton: how, for that method; None for what suits the grey box.
         adam: how, for that method.
         segment_s: length of Adam's segments in seconds, 3 to 10.
@@ -152,8 +156,8 @@ def fit(
         The model with history and configuration; the model's ``info`` names data hash and scores.
 
     Raises:
-        ValueError: no ``train`` rows, several devices, an unknown method, the other method's settings, or recordings
-            that can't be read.
+        ValueError: no ``train`` rows, several devices, an unknown method or family, the other method's settings, stages
+            of the other family, not one knob for an optical cell, or recordings that can't be read.
         KeyboardInterrupt: Ctrl-C before there was anything worth keeping; later it ends the fit with the best so far.
     """
     if method not in METHODS:
@@ -163,6 +167,11 @@ def fit(
             raise ValueError(
                 f"{name.replace('-', '_')}: expected no settings for method {method!r}, got some; leave them out"
             )
+    if family not in FAMILIES:
+        raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    stages = FAMILIES[family]() if stages is None else stages
+    if stages.family != family:
+        raise ValueError(f"stages: expected those of family {family!r}, got {stages}; name the family as well")
     controls = unique(controls)
     rows = read_frame(frame, controls)
     by_split = {str(split): part.reset_index(drop=True) for split, part in rows.groupby("split")}
@@ -174,7 +183,7 @@ def fit(
     fitted = rows[rows["split"] != "test"]
     refuse_several_devices(fitted)
     config: dict[str, Any] = {"method": method, "per_setting": per_setting, "seed": seed}
-    config["stages"] = asdict(stages)
+    config |= {"family": family, "stages": asdict(stages)}
     if method == "adam":
         config |= {"segment_s": segment_s, "warmup_s": warmup_s, "adam": asdict(adam or AdamSettings())}
         config["adam"]["seed"] = seed
@@ -210,7 +219,7 @@ def fit(
 def _fit_adam(
     by_split: dict[str, pd.DataFrame],
     controls: Sequence[Control],
-    stages: Stages,
+    stages: AnyStages,
     per_setting: bool,
     segment_s: float,
     warmup_s: float,
@@ -221,9 +230,13 @@ def _fit_adam(
     training = SegmentDataset(by_split["train"], segment_s, warmup_s, controls=controls)
     watched = by_split.get("val")
     validation = None if watched is None else SegmentDataset(watched, segment_s, warmup_s, controls=controls)
-    card: ControlNet | ParameterTable = ControlNet(seed=seed, controls=controls)
+    card: ControlNet | ParameterTable | Taper
     if per_setting:
         card = generic_start(training.frame, controls, stages)
+    elif isinstance(stages, CellStages):
+        card = Taper(controls)
+    else:
+        card = ControlNet(seed=seed, controls=controls)
     model = GreyBox(card, stages=stages, sample_rate=training.sample_rate)
     # One gain is enough: a table has its own, one a setting.
     model.device.requires_grad_(not per_setting)

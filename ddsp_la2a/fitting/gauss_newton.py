@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from torch import nn
 from ddsp_la2a.controls import Control
 from ddsp_la2a.data.frame import linked_takes, rows_by_setting
 from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT
-from ddsp_la2a.fitting.coordinates import CARD, Coordinates
+from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.fitting.gradient import WEIGHT_PRIOR_S, Training
-from ddsp_la2a.fitting.joint import Joint, JointProblem, NetworkCard, TableCard
+from ddsp_la2a.fitting.joint import Joint, JointProblem, NetworkCard, TableCard, marked
 from ddsp_la2a.fitting.least_squares import Minimum
+from ddsp_la2a.fitting.optical import fit_taper
 from ddsp_la2a.fitting.passes import Array, Passes
 from ddsp_la2a.fitting.recordings import SUMS_PER_S, Recordings
 from ddsp_la2a.fitting.search import FINE, ROUGH, THIN_S, Search, first_stages, thicker
@@ -26,7 +27,8 @@ from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import MAKEUP, control_columns
-from ddsp_la2a.model.stages import Stages
+from ddsp_la2a.model.stages import AnyStages, CellStages
+from ddsp_la2a.model.taper import Taper
 
 _NETWORKS = 4
 _ASTRAY = 2.0
@@ -92,22 +94,23 @@ def _fit_cards(
 ) -> tuple[JointProblem, Joint]:
     """A card for every setting and one device, on thinned recordings: first the output filter only, then all stages."""
     takes, first = linked_takes(recordings.frame, recordings.controls), first_stages(coordinates)
+    card = coordinates.card
     thin = recordings.thinned(THIN_S)
     alone = Search(passes, recordings, groups, first, steps["max_steps"]).spread(seed)
-    table = JointProblem(TableCard(groups), takes, first)
-    device = np.median([minimum.point[CARD:] for minimum in alone], axis=0)
-    start = table.start(np.concatenate([minimum.point[:CARD] for minimum in alone]), device)
+    table = JointProblem(TableCard(groups, card), takes, first)
+    device = np.median([minimum.point[card:] for minimum in alone], axis=0)
+    start = table.start(np.concatenate([minimum.point[:card] for minimum in alone]), device)
     bounds: dict[str, Any] = {"longest_step": 2.0, "limit": table.limit(coordinates.limit[0])}
     cards = table.fit(passes, "shared device", thin, start, **bounds, **steps)
     interrupted = any(minimum.interrupted for minimum in (*alone, cards.minimum))
     if coordinates.stages != first.stages and not interrupted:
         before = cards.minimum.point
-        weights, device = before[: CARD * len(groups)], table.device(before)
-        table = JointProblem(TableCard(groups), takes, coordinates)
+        weights, device = before[: card * len(groups)], table.device(before)
+        table = JointProblem(TableCard(groups, card), takes, coordinates)
         bounds["limit"] = table.limit(coordinates.limit[0])
         found = []
-        for point in coordinates.staged_starts(np.append(coordinates.start[:CARD], device), first):
-            start = table.start(weights, point[CARD:])
+        for point in coordinates.staged_starts(np.append(coordinates.start[:card], device), first):
+            start = table.start(weights, point[card:])
             found.append(table.fit(passes, "shared stages", thin, start, **bounds, **steps))
         cards = min(found, key=lambda joint: joint.minimum.quadratic.value)
         interrupted = any(joint.minimum.interrupted for joint in found)
@@ -160,26 +163,21 @@ def _fit_network(
             again = problem.fit(passes, "network, thinned", thin, starts[number], **steps)
             joint = min(joint, again, key=lambda found: found.minimum.quadratic.value)
             interrupted = again.minimum.interrupted
-        joint = _marked(joint, interrupted)
+        joint = marked(joint, interrupted)
     for stage, where in thicker(recordings, "network"):
         if joint.minimum.interrupted:
             break
         try:
             joint = problem.fit(passes, stage, where, joint.minimum.point, **steps)
         except KeyboardInterrupt:
-            joint = _marked(joint, True)
+            joint = marked(joint, True)
     return networks[number], problem, joint
-
-
-def _marked(joint: Joint, interrupted: bool) -> Joint:
-    converged = joint.minimum.converged and not interrupted
-    return joint._replace(minimum=replace(joint.minimum, converged=converged, interrupted=interrupted))
 
 
 def fit_gauss_newton(
     frame: pd.DataFrame,
     controls: Sequence[Control],
-    stages: Stages,
+    stages: AnyStages,
     per_setting: bool,
     settings: GaussNewtonSettings,
     seed: int,
@@ -219,12 +217,19 @@ def fit_gauss_newton(
         model.covariance = torch.from_numpy(np.stack(of_rows))
         finished = all(minimum.converged for minimum in minima), any(minimum.interrupted for minimum in minima)
     else:
-        networks = [ControlNet(seed=seed + number, controls=controls) for number in range(_NETWORKS)]
-        network, problem, joint = _fit_network(passes, recordings, groups, networks, coordinates, settings, seed)
-        weights = sum(p.numel() for p in network.parameters())
+        shared: ControlNet | Taper
+        if isinstance(stages, CellStages):
+            shared = Taper(controls)
+            problem, joint = fit_taper(
+                passes, recordings, coordinates, shared, prior_s=settings.weight_prior_s, max_steps=settings.max_steps
+            )
+        else:
+            networks = [ControlNet(seed=seed + number, controls=controls) for number in range(_NETWORKS)]
+            shared, problem, joint = _fit_network(passes, recordings, groups, networks, coordinates, settings, seed)
+        weights = sum(p.numel() for p in shared.parameters())
         point = torch.from_numpy(joint.minimum.point)
-        nn.utils.vector_to_parameters(point[:weights], network.parameters())
-        model = GreyBox(network, stages=stages, sample_rate=recordings.sample_rate)
+        nn.utils.vector_to_parameters(point[:weights], shared.parameters())
+        model = GreyBox(shared, stages=stages, sample_rate=recordings.sample_rate)
         device = torch.from_numpy(problem.device(joint.minimum.point).copy())
         device[0] = MAKEUP.to_unconstrained(device[0])
         with torch.no_grad():
@@ -241,7 +246,7 @@ def _covariance_of_setting(minimum: Minimum, coordinates: Coordinates, seconds: 
     scale = 1.0 / coordinates.shares(minimum.point)
     meat = np.sum([_score_covariance(products, coordinates.sample_rate) for products in minimum.found], axis=0)
     hessian, meat = (matrix * np.outer(scale, scale) for matrix in (minimum.quadratic.hessian, meat))
-    wide = np.where(np.arange(len(scale)) == CARD, _WIDE_DB, _WIDE)
+    wide = np.where(np.arange(len(scale)) == coordinates.card, _WIDE_DB, _WIDE)
     precision = np.maximum(NOISE_FLOOR / coordinates.sample_rate / wide, _BARELY * np.diag(hessian))
     return covariance(hessian, meat, precision, wide, _blocks(seconds))
 

@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import helmert
 
-from ddsp_la2a.fitting.coordinates import CARD, Coordinates
+from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.fitting.least_squares import Damping, Minimum, Quadratic, levenberg_marquardt, minimised
 from ddsp_la2a.fitting.passes import Array, Passes, sum_of
 from ddsp_la2a.fitting.recordings import Recordings
 from ddsp_la2a.model.control_net import ControlNet
+from ddsp_la2a.model.taper import Taper
 
 _INNER_STEPS, _INNER_TOLERANCE = 50, 1e-4
 
@@ -37,25 +38,26 @@ class Card(Protocol):
     precision: Array
 
     def __call__(self, weights: Array) -> tuple[Array, Array]:
-        """``(recordings, 5)`` and its derivative ``(recordings, 5, weights)``."""
+        """``(recordings, card)`` and its derivative ``(recordings, card, weights)``."""
         ...
 
 
 class TableCard:
-    """A row of five weights a setting; no prior."""
+    """A row of as many weights as the card has parameters for each setting; no prior."""
 
-    def __init__(self, groups: Sequence[Sequence[int]]) -> None:
-        self._rows = np.empty(sum(map(len, groups)), dtype=int)
+    def __init__(self, groups: Sequence[Sequence[int]], width: int) -> None:
+        self._rows, self._width = np.empty(sum(map(len, groups)), dtype=int), width
         for number, group in enumerate(groups):
             self._rows[list(group)] = number
-        self.start = self.mean = self.precision = np.zeros(CARD * len(groups))
-        self.variance = np.full(CARD * len(groups), np.inf)
+        self.start = self.mean = self.precision = np.zeros(width * len(groups))
+        self.variance = np.full(width * len(groups), np.inf)
 
     def __call__(self, weights: Array) -> tuple[Array, Array]:
-        derivative = np.zeros((len(self._rows), CARD, len(weights)))
+        width = self._width
+        derivative = np.zeros((len(self._rows), width, len(weights)))
         for recording, row in enumerate(self._rows):
-            derivative[recording, :, CARD * row : CARD * (row + 1)] = np.eye(CARD)
-        return weights.reshape(-1, CARD)[self._rows], derivative
+            derivative[recording, :, width * row : width * (row + 1)] = np.eye(width)
+        return weights.reshape(-1, width)[self._rows], derivative
 
 
 class NetworkCard:
@@ -93,6 +95,26 @@ class NetworkCard:
         return values, np.concatenate(derivatives, axis=2)
 
 
+class TaperCard:
+    """The weights of a :class:`Taper` at the settings of a frame, N(0, 1) a priori each."""
+
+    def __init__(self, taper: Taper, frame: pd.DataFrame, prior_s: float) -> None:
+        positions = torch.tensor(frame[[control.name for control in taper.controls]].to_numpy(dtype=np.float64))
+        self._settings, self._rows = torch.unique(positions, dim=0, return_inverse=True)
+        self._taper = taper
+        self.start = self.mean = np.zeros(taper.weight.numel())
+        self.variance = np.ones_like(self.mean)
+        self.precision = 0.5 * prior_s / self.variance
+
+    def __call__(self, weights: Array) -> tuple[Array, Array]:
+        def both(at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            values = self._taper.unconstrained(self._settings, at)
+            return values, values
+
+        derivative, values = torch.func.jacrev(both, has_aux=True)(torch.from_numpy(weights))
+        return values.numpy()[self._rows], derivative.numpy()[self._rows]
+
+
 class Joint(NamedTuple):
     """A fit of all recordings at once.
 
@@ -111,6 +133,12 @@ class Joint(NamedTuple):
     products: list[Array]
 
 
+def marked(joint: Joint, interrupted: bool) -> Joint:
+    """The same, said to be interrupted."""
+    converged = joint.minimum.converged and not interrupted
+    return joint._replace(minimum=replace(joint.minimum, converged=converged, interrupted=interrupted))
+
+
 class JointProblem:
     """All recordings through one card and one device, with a gain per take.
 
@@ -125,12 +153,12 @@ class JointProblem:
         self.coordinates = coordinates
         self._size = len(card.mean)
         self._width = len(coordinates.parameters)
-        self._gains_from = self._size + self._width - CARD
+        self._gains_from = self._size + self._width - coordinates.card
         # Columns of an orthogonal matrix with zero mean: gains per take that leave the make-up alone.
         self.take_gains = np.zeros((0, 0)) if takes is None else helmert(int(takes.max()) + 1)
         self._takes = takes
         free = np.zeros(len(self.take_gains))
-        self._mean = np.concatenate([card.mean, np.zeros(self._width - CARD), free])
+        self._mean = np.concatenate([card.mean, np.zeros(self._width - coordinates.card), free])
         self.precision = np.concatenate([card.precision, coordinates.device_precision(), free])
         self.variance = np.concatenate([card.variance, coordinates.device_variance(), free + np.inf])
 
@@ -144,19 +172,20 @@ class JointProblem:
 
     def limit(self, of_weights: float) -> Array:
         """How far each number of a point of all may go to either side of 0."""
-        of_gains = np.full(len(self.take_gains), self.coordinates.limit[CARD])
-        return np.concatenate([np.full(self._size, of_weights), self.coordinates.limit[CARD:], of_gains])
+        of_device = self.coordinates.limit[self.coordinates.card :]
+        return np.concatenate([np.full(self._size, of_weights), of_device, np.full(len(self.take_gains), of_device[0])])
 
     def points(self, at: Array) -> tuple[Array, Array]:
         """Of every recording ``(recordings, coordinates)``, and their derivative ``(recordings, coordinates, n)``."""
         values, derivative = self.card(at[: self._size])
         device = np.tile(self.device(at), (len(values), 1))
         whole = np.zeros((len(values), self._width, len(at)))
-        whole[:, :CARD, : self._size] = derivative
-        whole[:, CARD:, self._size : self._gains_from] = np.eye(self._width - CARD)
+        card = self.coordinates.card
+        whole[:, :card, : self._size] = derivative
+        whole[:, card:, self._size : self._gains_from] = np.eye(self._width - card)
         if self._takes is not None:
-            whole[:, CARD, self._gains_from :] = self.take_gains.T[self._takes]
-            device[:, 0] += whole[:, CARD, self._gains_from :] @ at[self._gains_from :]
+            whole[:, card, self._gains_from :] = self.take_gains.T[self._takes]
+            device[:, 0] += whole[:, card, self._gains_from :] @ at[self._gains_from :]
         return np.hstack([values, device]), whole
 
     def total(self, at: Array, derivatives: Array, quadratics: Sequence[Quadratic]) -> Quadratic:
@@ -169,6 +198,16 @@ class JointProblem:
             gradient = gradient + derivative.T @ quadratic.gradient
             hessian = hessian + derivative.T @ quadratic.hessian @ derivative
         return Quadratic(value, gradient, hessian)
+
+    def at(self, passes: Passes, stage: str, recordings: Recordings, point: Array) -> Joint:
+        """A pass over recordings at a point of all."""
+        points, derivatives = self.points(point)
+        answers = passes.quadratics(recordings, list(enumerate(points)), self.coordinates)
+        quadratics = [quadratic for quadratic, _ in answers]
+        passes.log(stage, 2.0 * sum_of(quadratics).value / recordings.seconds.sum())
+        total = self.total(point, derivatives, quadratics)
+        minimum = Minimum(point, total, None, False)
+        return Joint(minimum, points, derivatives, quadratics, [products for _, products in answers])
 
     def fit(
         self,
@@ -188,16 +227,7 @@ class JointProblem:
         and the weights follow those as far as they go without another pass. So a network's curvature costs no audio.
         """
 
-        def at(point: Array) -> Joint:
-            points, derivatives = self.points(point)
-            answers = passes.quadratics(recordings, list(enumerate(points)), self.coordinates)
-            quadratics = [quadratic for quadratic, _ in answers]
-            passes.log(stage, 2.0 * sum_of(quadratics).value / recordings.seconds.sum())
-            total = self.total(point, derivatives, quadratics)
-            minimum = Minimum(point, total, None, False)
-            return Joint(minimum, points, derivatives, quadratics, [products for _, products in answers])
-
-        now = at(np.clip(start, -limit, limit))
+        now = self.at(passes, stage, recordings, np.clip(start, -limit, limit))
         damping = Damping()
         converged = interrupted = False
         for _ in range(max_steps):
@@ -212,7 +242,7 @@ class JointProblem:
                 converged = True
                 break
             try:
-                trial = at(there)
+                trial = self.at(passes, stage, recordings, there)
             except KeyboardInterrupt:
                 interrupted = True
                 break

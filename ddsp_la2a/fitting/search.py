@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import qmc
 
-from ddsp_la2a.fitting.coordinates import CARD, Coordinates
+from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.fitting.least_squares import Minimum, Quadratic, Steps, in_step, levenberg_marquardt
 from ddsp_la2a.fitting.passes import Array, Passes, sum_of
 from ddsp_la2a.fitting.recordings import Recordings
@@ -39,6 +39,8 @@ def first_stages(coordinates: Coordinates) -> Coordinates:
     the colour of a recording that is hardly compressed.
     """
     stages = coordinates.stages
+    if not isinstance(stages, Stages):  # an optical cell is itself only as a whole
+        return coordinates
     return Coordinates(Stages(stages.output_filter, False, False, stages.feedback), coordinates.sample_rate)
 
 
@@ -47,9 +49,9 @@ def spread_points(coordinates: Coordinates, seed: int) -> Array:
 
     The make-up is 0 dB; stages are at their start.
     """
-    share = qmc.Sobol(CARD, seed=seed).random(_SPREAD)
+    share = qmc.Sobol(coordinates.card, seed=seed).random(_SPREAD)
     points = np.tile(coordinates.start, (_SPREAD, 1))
-    points[1:, :CARD] = np.log(share / (1.0 - share)).clip(-4.0, 4.0)[1:]
+    points[1:, : coordinates.card] = np.log(share / (1.0 - share)).clip(-4.0, 4.0)[1:]
     return points
 
 
@@ -74,7 +76,7 @@ class Search:
     ) -> None:
         self._passes, self._recordings, self._groups = passes, recordings, groups
         self._coordinates, self._max_steps = coordinates, max_steps
-        self._precision = np.append(np.zeros(CARD), coordinates.device_precision())
+        self._precision = np.append(np.zeros(coordinates.card), coordinates.device_precision())
 
     def spread(self, seed: int) -> list[Minimum]:
         """A minimum of every group on thinned recordings.

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, distances, unique
-from ddsp_la2a.model.parameters import CARD_PARAMETERS, PARAMETERS, Parameter, control_columns
+from ddsp_la2a.model.parameters import (
+    CARD_PARAMETERS,
+    CELL_CARD,
+    PARAMETERS,
+    SIDECHAIN_GAIN,
+    Parameter,
+    control_columns,
+)
 
 
 def network_inputs(controls: Sequence[Control], positions: Tensor) -> Tensor:
@@ -83,11 +90,6 @@ class ControlNet(nn.Module):
             last.weight.zero_()
             last.bias.copy_(torch.cat(start))
 
-    @property
-    def card_parameters(self) -> tuple[Parameter, ...]:
-        """The parameters that depend on the controls."""
-        return self.parameters_table
-
     def inputs(self, positions: Tensor) -> Tensor:
         """What the first layer takes, from −1 to 1, ``(batch, inputs)`` float64; see :func:`network_inputs`."""
         return network_inputs(self.controls, positions.double())
@@ -152,7 +154,8 @@ class ParameterTable(nn.Module):
             )
         self._knob = knobs[0] if knobs else -1
         at = control_columns(self.controls)
-        missing = [name for name in (*at, *(p.name for p in CARD_PARAMETERS)) if name not in settings.columns]
+        needed = CELL_CARD if SIDECHAIN_GAIN.name in settings.columns else CARD_PARAMETERS
+        missing = [name for name in (*at, *(p.name for p in needed)) if name not in settings.columns]
         if missing or settings.empty:
             raise ValueError(f"settings: expected rows with all columns, got {len(settings)} rows without {missing}")
         if settings.duplicated(at).any():
@@ -170,11 +173,6 @@ class ParameterTable(nn.Module):
             for p in self.parameters_table
         ]
         self.rows = nn.Parameter(torch.stack(columns, dim=1))
-
-    @property
-    def card_parameters(self) -> tuple[Parameter, ...]:
-        """Those of :data:`~ddsp_la2a.model.parameters.CARD_PARAMETERS`; a table may have those of the device too."""
-        return self.parameters_table[: len(CARD_PARAMETERS)]
 
     def forward(self, positions: Tensor) -> dict[str, Tensor]:
         """Physical parameters by name, each ``(batch,)`` float64, for positions ``(batch, controls)``."""

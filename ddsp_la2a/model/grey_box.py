@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ddsp_la2a.controls import Control, distances, in_order, whole_or_not
-from ddsp_la2a.dsp.compressor import CompressorParams, compressor
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.stream import Stream
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.intervals import extrapolated, intervals
 from ddsp_la2a.model.parameters import MAKEUP, TAPS, Parameter, control_columns
-from ddsp_la2a.model.stages import PLAIN, Stages
+from ddsp_la2a.model.stages import PLAIN, AnyStages
+from ddsp_la2a.model.taper import Taper
 
 _ONE_SWEEP, _MANY_SWEEPS = 101, 21
 """Positions over the range of the one knob that curves run along, and of each of several."""
@@ -50,8 +50,9 @@ class GreyBox(nn.Module):
     Most users need only :meth:`process`, :meth:`curves`, :meth:`stream`, :meth:`save` and ``ddsp_la2a.load``.
 
     Args:
-        card: :class:`ControlNet` or :class:`ParameterTable`; it knows the controls.
-        stages: what there is beside curve, ballistics and make-up.
+        card: :class:`ControlNet`, :class:`ParameterTable`, or the :class:`~ddsp_la2a.model.taper.Taper` of an optical
+            cell; it knows the controls.
+        stages: of which family it is, and what there is beside curve, ballistics and make-up, or beside the cell.
         sample_rate: in Hz, which the coefficients of the output filter belong to.
         info: plain data about where it comes from (data hash, scores, citation); kept in the model file.
 
@@ -66,9 +67,9 @@ class GreyBox(nn.Module):
 
     def __init__(
         self,
-        card: ControlNet | ParameterTable | None = None,
+        card: ControlNet | ParameterTable | Taper | None = None,
         info: dict[str, Any] | None = None,
-        stages: Stages = PLAIN,
+        stages: AnyStages = PLAIN,
         sample_rate: float = 44100.0,
     ) -> None:
         super().__init__()
@@ -92,16 +93,22 @@ class GreyBox(nn.Module):
         return tuple(p for p in self.stages.parameters if p is MAKEUP or p not in given)
 
     @property
+    def has_one_output_filter(self) -> bool:
+        """Whether there is an output filter, and one for all settings: a table has one for each of them."""
+        return self.stages.output_filter and not isinstance(self.card, ParameterTable)
+
+    @property
     def latency(self) -> int:
         """Samples by which :meth:`forward` and a stream at the model's sample rate are late."""
         return len(TAPS) // 2 if self.stages.output_filter else 0
 
-    def params(self, *positions: Tensor | float) -> CompressorParams:
+    def params(self, *positions: Tensor | float) -> Any:
         """Physical parameters at positions of shape ``()`` or ``(batch,)``, one a control in their order.
 
         Differentiable in the weights and in the knobs.
 
         Returns:
+            :class:`~ddsp_la2a.CompressorParams`, or :class:`~ddsp_la2a.OpticalCellParams` where the family is that, of
             tensors ``(batch,)``.
 
         Raises:
@@ -115,7 +122,7 @@ class GreyBox(nn.Module):
         for parameter, unconstrained in zip(self.device_parameters, self.device, strict=True):
             value = parameter.to_physical(unconstrained).expand(len(at))
             found[parameter.name] = found.get(parameter.name, 0.0) + value
-        return self.stages.compressor_params(found, self.sample_rate)
+        return self.stages.params(found, self.sample_rate)
 
     def _stacked(self, positions: Sequence[Any]) -> Tensor:
         """Positions of all controls in one tensor ``(…, controls)`` float64, once they are known to be there."""
@@ -128,7 +135,7 @@ class GreyBox(nn.Module):
         audio: Tensor,
         positions: Tensor,
         sample_rate: float,
-        state: Tensor | float = 1.0,
+        state: Tensor | None = None,
         return_state: bool = False,
     ) -> Any:
         """Compress ``(batch, time)`` audio, each row at its own setting; differentiable in audio, knobs and weights.
@@ -137,16 +144,18 @@ class GreyBox(nn.Module):
             audio: full scale ±1.
             positions: of the controls in their order, ``(batch, controls)`` or ``(controls,)``.
             sample_rate: in Hz.
-            state, return_state: as in :func:`ddsp_la2a.compressor`.
+            state: None for a unit at rest, or what an earlier call returned.
+            return_state: also return the state after the last sample.
 
         Returns:
-            as :func:`ddsp_la2a.compressor`: with an output filter the output is late.
+            as :func:`ddsp_la2a.compressor` or :func:`ddsp_la2a.optical_cell`: with an output filter the output is late.
         """
         at = torch.as_tensor(positions)
         count = len(self.controls)
         if tuple(at.shape) not in ((count,), (1, count), (len(audio), count)):
             raise ValueError(f"positions: expected shape ({count},) or ({len(audio)}, {count}), got {tuple(at.shape)}")
-        return compressor(audio, self.params(*at.unbind(-1)), sample_rate, state=state, return_state=return_state)
+        output, after = self.stages.process(audio, self.params(*at.unbind(-1)), sample_rate, state)
+        return (output, after) if return_state else output
 
     def process(self, audio: Any, sample_rate: float, **positions: Any) -> Any:
         """What the unit would make of this audio at one setting.
@@ -183,7 +192,7 @@ class GreyBox(nn.Module):
             params = self.params(*self._stacked(wanted))
             late = 0 if params.output_filter is None else params.output_filter.at(sample_rate).latency
             waited_for = nn.functional.pad(torch.atleast_2d(tensor), (0, late))
-            output = compressor(waited_for, params, sample_rate)[:, late:]
+            output = self.stages.process(waited_for, params, sample_rate)[0][:, late:]
         output = output.reshape(tensor.shape)
         return output if is_tensor else output.numpy()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.parameters import MAKEUP, Parameter, control_columns
+from ddsp_la2a.model.taper import Taper
 
 _STANDARD_ERRORS = 1.96
 _WIDEST_SHARE = 0.2
@@ -21,7 +22,7 @@ _WIDEST_SHARE = 0.2
 
 
 def intervals(
-    card: ControlNet | ParameterTable,
+    card: ControlNet | ParameterTable | Taper,
     device: Sequence[Parameter],
     covariance: Tensor,
     positions: Tensor,
@@ -72,13 +73,13 @@ def intervals(
     return columns
 
 
-def _known(card: ControlNet | ParameterTable, device: Sequence[Parameter]) -> tuple[Parameter, ...]:
+def _known(card: ControlNet | ParameterTable | Taper, device: Sequence[Parameter]) -> tuple[Parameter, ...]:
     """What the covariance is of."""
     return card.parameters_table if isinstance(card, ParameterTable) else (*card.parameters_table, *device)
 
 
 def _standard_errors(
-    card: ControlNet | ParameterTable, device: Sequence[Parameter], covariance: Tensor, positions: Tensor
+    card: ControlNet | ParameterTable | Taper, device: Sequence[Parameter], covariance: Tensor, positions: Tensor
 ) -> Tensor:
     """Of what the covariance is of, see :func:`intervals`, ``(batch, parameters)``."""
     if isinstance(card, ParameterTable):  # fitted tables take the nearest row as it is

@@ -77,7 +77,12 @@ CARD_PARAMETERS = (
     Parameter("attack_ms", 0.05, 300.0, "log", 5.0, "10–90 % time of falling gain, ms"),
     Parameter("release_ms", 5.0, 5000.0, "log", 250.0, "10–90 % time of rising gain, ms"),
 )
-"""What depends on the controls: a row of the learned card."""
+"""What depends on the controls of a compressor: a row of the learned card."""
+
+SIDECHAIN_GAIN = Parameter("sidechain_gain_db", -40.0, 80.0, "linear", 20.0, "drive for a full-scale sample, dB")
+INPUT_TAP = Parameter("input_tap", 0.0, 0.1, "linear", 1e-4, "input mixed into the side-chain, share")
+CELL_CARD = (SIDECHAIN_GAIN, INPUT_TAP)
+"""What depends on the controls where the gain is an optical cell's."""
 
 MAKEUP = Parameter("makeup_db", -24.0, 24.0, "linear", 0.0, "gain after compression, dB")
 """What belongs to the device: its output gain never moved while it was recorded."""
@@ -86,13 +91,33 @@ SLOW_FACTOR = Parameter("slow_factor", 1.0, 300.0, "log", 10.0, "how much slower
 SLOW_MIX = Parameter("slow_mix", 0.0, 1.0, "linear", 0.2, "share of the second cell in the gain")
 SHELF_DB = Parameter("shelf_db", -24.0, 24.0, "linear", 3.0, "highs over lows in the side-chain, dB")
 SHELF_HZ = Parameter("shelf_hz", 20.0, 10000.0, "log", 150.0, "centre of that shelf, Hz")
+CELL = (
+    Parameter("highpass_hz", 1.0, 500.0, "log", 30.0, "corner of the side-chain, Hz"),
+    Parameter("drive_limit", 0.3, 1000.0, "log", 30.0, "drive that the side-chain doesn't exceed"),
+    Parameter("light_exponent", 1.0, 60.0, "log", 10.0, "twice the slope of light in drive, dB per dB"),
+    Parameter("light_ms", 0.01, 10.0, "log", 0.5, "10–90 % time of the panel's light, ms"),
+    Parameter("recombination_per_s", 0.5, 1000.0, "log", 20.0, "carriers lost one by one, 1/s"),
+    Parameter("pair_recombination_per_s", 1e-3, 1000.0, "log", 2.0, "carriers lost in pairs, 1/s"),
+    Parameter("largest_reduction_db", 20.0, 80.0, "linear", 45.0, "reduction of the smallest resistance, dB"),
+)
+TRAPS = (
+    Parameter("fast_trap_capture_per_s", 0.1, 1e5, "log", 300.0, "carriers caught by empty fast traps, 1/s"),
+    Parameter("fast_trap_capacity", 0.01, 100.0, "log", 3.0, "carriers that fast traps hold"),
+    Parameter("fast_trap_release_per_s", 0.3, 300.0, "log", 5.0, "carriers let go by fast traps, 1/s"),
+    Parameter("slow_trap_capture_per_s", 0.01, 1000.0, "log", 5.0, "carriers caught by slow traps, 1/s"),
+    Parameter("slow_trap_release_per_s", 0.01, 10.0, "log", 1.0, "carriers let go by slow traps, 1/s"),
+)
+"""Constants of :class:`~ddsp_la2a.dsp.optical_cell.OpticalCellParams`. The starts are round numbers of the order that
+photoconductors of cadmium sulphide have; where a fit ends doesn't hang on them."""
+
 TAPS = tuple(
     Parameter(name, -4.0, 4.0, "linear", 0.0, "a coefficient of the output filter")
     for name in ("tap_lead_2", "tap_lead_1", "tap_late_1", "tap_late_2", "tap_slow")
 )
 """Coefficients of :class:`~ddsp_la2a.dsp.output_stage.OutputFilter`, in its order."""
 
-PARAMETERS = (*CARD_PARAMETERS, MAKEUP, SLOW_FACTOR, SLOW_MIX, SHELF_DB, SHELF_HZ, *TAPS)
+_STAGES = (SLOW_FACTOR, SLOW_MIX, SHELF_DB, SHELF_HZ)
+PARAMETERS = (*CARD_PARAMETERS, *CELL_CARD, MAKEUP, *_STAGES, *CELL, *TRAPS, *TAPS)
 """All there are, in the order in which fits count them."""
 
 

@@ -17,10 +17,12 @@ from torch import Tensor
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.dsp.checks import check_sample_rate
 from ddsp_la2a.dsp.compressor import CompressorParams
+from ddsp_la2a.dsp.optical_cell import OpticalCellParams
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import TAPS, Parameter, control_columns
-from ddsp_la2a.model.stages import PLAIN, Stages
+from ddsp_la2a.model.parameters import CELL_CARD, TAPS, Parameter, control_columns
+from ddsp_la2a.model.stages import FAMILIES, PLAIN, CellStages, Stages
+from ddsp_la2a.model.taper import Taper
 from ddsp_la2a.model.tensor_file import read_tensors, write_tensors
 
 FORMAT_VERSION = 3
@@ -37,7 +39,7 @@ def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
         tensors[_COVARIANCE] = model.covariance
     description = {
         "format_version": FORMAT_VERSION,
-        "family": "compressor",
+        "family": model.stages.family,
         "controls": [control.as_dict() for control in model.controls],
         "card": model.card.config(),
         "stages": asdict(model.stages),
@@ -73,13 +75,13 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
     if any(tensor.dtype != torch.float64 for tensor in tensors.values()):
         raise ValueError(f"{path}: expected weights in float64, got another type: the file was changed")
     try:
-        if description["family"] != "compressor":
+        if description["family"] not in FAMILIES:
             raise ValueError(f"family {description['family']!r} is not known")
         if description["format_version"] < 3:
             description, tensors = _as_version_3(description, tensors)
         controls = unique(Control(**row) for row in description["controls"])
-        card = _card(description["card"], controls)
-        stages = Stages(**description["stages"])
+        card = _card(description["card"], controls, description["family"])
+        stages = FAMILIES[description["family"]](**description["stages"])
         if not all(type(on) is bool for on in asdict(stages).values()):
             raise ValueError("a stage is neither on nor off")
         check_sample_rate(description["sample_rate"])
@@ -114,14 +116,19 @@ def _covariance_shape(model: GreyBox) -> tuple[int, ...]:
     return values, values
 
 
-def _card(config: dict[str, Any], controls: tuple[Control, ...]) -> ControlNet | ParameterTable:
+def _card(config: dict[str, Any], controls: tuple[Control, ...], family: str) -> ControlNet | ParameterTable | Taper:
     parameters = tuple(Parameter(**row) for row in config["parameters"])
     if any(not p.low < p.high or (p.scale == "log" and p.low <= 0) for p in parameters):
         raise ValueError("a parameter's range is empty")
     if len({p.name for p in parameters}) < len(parameters) or any(p.scale not in ("linear", "log") for p in parameters):
         raise ValueError("a parameter is there twice or on a scale that is not known")
-    for end in ("low", "high"):  # what lies between two values that the compressor takes it takes as well
-        CompressorParams(**{p.name: getattr(p, end) for p in parameters if p not in TAPS})
+    params = {Stages.family: CompressorParams, CellStages.family: OpticalCellParams}[family]
+    for end in ("low", "high"):  # what lies between two values that the family takes it takes as well
+        params(**{p.name: getattr(p, end) for p in parameters if p not in TAPS})
+    if config["type"] == "taper":
+        if parameters != CELL_CARD or family != CellStages.family:
+            raise ValueError("a taper that gives other parameters than the optical cell's")
+        return Taper(controls)
     if config["type"] == "control-net":
         return ControlNet(tuple(config["hidden"]), parameters, controls=controls)
     if config["type"] == "table":

@@ -1,0 +1,93 @@
+"""One optical cell for all settings: a start from which it converges, and the fit."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ddsp_la2a.data.frame import linked_takes
+from ddsp_la2a.fitting.coordinates import Coordinates
+from ddsp_la2a.fitting.joint import Joint, JointProblem, TaperCard, marked
+from ddsp_la2a.fitting.least_squares import Quadratic, levenberg_marquardt, minimised
+from ddsp_la2a.fitting.passes import Array, Passes
+from ddsp_la2a.fitting.recordings import Recordings
+from ddsp_la2a.fitting.search import FINE, GLANCE_S, ROUGH, THIN_S, thicker
+from ddsp_la2a.model.taper import Taper
+
+_MIDDLES, _LEVELS = (-0.7, -0.35, 0.0, 0.35, 0.7), (0.0, -1.5)
+"""Where the taper starts: its middle, from 21 dB below the generic gain to 21 dB above, and its slope."""
+
+_FOLLOWED = 2
+_LONGEST_STEP = 1.0
+
+
+def fit_taper(
+    passes: Passes,
+    recordings: Recordings,
+    coordinates: Coordinates,
+    taper: Taper,
+    *,
+    prior_s: float,
+    max_steps: int,
+    start: Array | None = None,
+) -> tuple[JointProblem, Joint]:
+    """One set of constants and one taper for all recordings.
+
+    How loud the cell hears the recordings is what a start must not miss by far, for in the dark there is no slope: so
+    the gain is tried over a range, and the best are followed, on a few seconds first.
+
+    Args:
+        passes: evaluates.
+        recordings: of all settings.
+        coordinates: of a recording's point.
+        taper: what gives gain and tap; its weights are left alone.
+        prior_s: strength of the prior on those, in seconds of audio.
+        max_steps: of every stage.
+        start: coordinates of the device; None for generic ones.
+
+    Returns:
+        what was fitted and where it ended.
+
+    Raises:
+        KeyboardInterrupt: before there was anything worth keeping.
+    """
+    takes = linked_takes(recordings.frame, recordings.controls)
+    problem = JointProblem(TaperCard(taper, recordings.frame, prior_s), takes, coordinates)
+    device = coordinates.start[coordinates.card :] if start is None else start
+
+    def descent(stage: str, where: Recordings, at: Array, tolerance: float) -> Joint:
+        def evaluate(point: Array) -> tuple[Quadratic, Joint]:
+            joint = problem.at(passes, stage, where, point)
+            return joint.minimum.quadratic, joint
+
+        # Damped by the sum of all recordings: hardly a number here belongs to one of them alone.
+        how: dict[str, Any] = {"tolerance": tolerance, "limit": problem.limit(np.inf)}
+        steps = levenberg_marquardt(at, max_steps=max_steps, longest_step=_LONGEST_STEP, **how)
+        minimum = minimised(steps, evaluate)
+        ended = {"converged": minimum.converged, "interrupted": minimum.interrupted}
+        return minimum.found._replace(minimum=replace(minimum.found.minimum, **ended))
+
+    glance = recordings.thinned(GLANCE_S)
+    tried = []
+    for middle, level in itertools.product(_MIDDLES, _LEVELS):
+        weights = problem.card.start.copy()
+        weights[:2] = middle, level
+        tried.append(problem.at(passes, "starts", glance, problem.start(weights, device)))
+    tried.sort(key=lambda joint: joint.minimum.quadratic.value)
+    followed = []
+    for joint in tried[:_FOLLOWED]:
+        followed.append(descent("cell, glanced", glance, joint.minimum.point, ROUGH))
+        if followed[-1].minimum.interrupted:
+            raise KeyboardInterrupt("interrupted before there was a cell to keep")
+    best = min(followed, key=lambda joint: joint.minimum.quadratic.value)
+    for stage, where in (("cell, thinned", recordings.thinned(THIN_S)), *thicker(recordings, "cell")):
+        if best.minimum.interrupted:
+            break
+        try:
+            best = descent(stage, where, best.minimum.point, FINE)
+        except KeyboardInterrupt:
+            best = marked(best, True)
+    return problem, best
