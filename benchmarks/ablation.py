@@ -1,4 +1,4 @@
-"""What is each stage worth? Every stage on and off, on every source, beside the rows that every table holds.
+"""What is each stage worth, and each family? On every source, beside the rows that every table holds.
 
     python -m benchmarks.ablation [inner excerpts clips cl1b lv2 demo] [--out FOLDER]
 
@@ -31,7 +31,7 @@ from benchmarks import lv2_device, recordings
 from benchmarks.recordings import Trial
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.frame import positions_of
-from ddsp_la2a.model.stages import PLAIN, Stages
+from ddsp_la2a.model.stages import PLAIN, CellStages, Stages
 
 STAGES = {
     "none": PLAIN,
@@ -41,6 +41,8 @@ STAGES = {
     "filter + slow + shelf": Stages(True, True, True, False),
     "filter + slow + feedback": Stages(True, True, False, True),
     "filter + slow + shelf + feedback": Stages(True, True, True, True),
+    "optical cell": CellStages(),
+    "optical cell without traps": CellStages(traps=False),
 }
 
 MEASURES = ("none", "filter + slow")
@@ -116,7 +118,8 @@ def run(trial: Trial) -> pd.DataFrame:
     rows = [la.evaluate(references(trial), trial.frame, split=split, protocol=trial.protocol, controls=trial.controls)]
 
     def add(name: str, frame: pd.DataFrame, stages: str, per_setting: bool) -> None:
-        fitted = la.fit(frame, controls=trial.controls, per_setting=per_setting, stages=STAGES[stages])
+        family = STAGES[stages].family
+        fitted = la.fit(frame, family=family, controls=trial.controls, per_setting=per_setting, stages=STAGES[stages])
         scored = la.evaluate(
             {f"{stages}, {name}": fitted.model},
             trial.frame,
@@ -129,10 +132,11 @@ def run(trial: Trial) -> pd.DataFrame:
         print(f"  {stages}, {name}: {100 * scored['esr_dc_filtered'].mean():.4f} %", flush=True)
 
     guessed = trial.protocol == "unseen-knob"
-    for stages in STAGES:
+    knobs = [control for control in trial.controls if control.kind == "continuous"]
+    for stages, which in STAGES.items():
         if not guessed:
             add("per setting", trial.frame, stages, per_setting=True)
-        if trial.joint:
+        if trial.joint and (len(knobs) == 1 or isinstance(which, Stages)):
             add("joint", trial.frame, stages, per_setting=False)
     for stages in MEASURES if guessed else ():
         add("nearest setting", trial.frame, stages, per_setting=True)

@@ -11,11 +11,13 @@ import pytest
 import ddsp_la2a as la
 
 NAMES = [
+    "CellStages",
     "CompressorParams",
     "Control",
     "ControlNet",
     "FitResult",
     "GreyBox",
+    "OpticalCellParams",
     "SegmentDataset",
     "Stages",
     "Stream",
@@ -26,6 +28,7 @@ NAMES = [
     "fit",
     "index",
     "load",
+    "optical_cell",
     "read_frame",
     "render_demo",
     "report",

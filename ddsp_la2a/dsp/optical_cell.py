@@ -26,7 +26,6 @@ _OF_TRAPS = frozenset((*_FAST_TRAP, *_SLOW_TRAP))
 _NOT_NEGATIVE = ("input_tap", "pair_recombination_per_s", "fast_trap_capture_per_s", "slow_trap_capture_per_s")
 _POSITIVE = (
     "highpass_hz",
-    "drive_limit",
     "light_exponent",
     "light_ms",
     "recombination_per_s",
@@ -51,7 +50,7 @@ class OpticalCellParams:
             switch adds.
         makeup_db: gain after the divider in dB.
         highpass_hz: corner of the side-chain's first-order high-pass, Hz, > 0.
-        drive_limit: drive that the side-chain amplifier doesn't exceed, > 0.
+        drive_limit: drive that the side-chain amplifier doesn't exceed, > 1.
         light_exponent: b of the panel's light exp(b (1 − 1/√drive)), > 0: twice the slope of light in drive, both in
             dB, at a drive of 1.
         light_ms: 10–90 % time of the panel's light, ms, > 0.
@@ -97,7 +96,7 @@ class OpticalCellParams:
             self.numbers(),
             lowest=dict.fromkeys(_NOT_NEGATIVE, 0.0),
             highest={"input_tap": 1.0},
-            above=dict.fromkeys(_POSITIVE, 0.0),
+            above=dict.fromkeys(_POSITIVE, 0.0) | {"drive_limit": 1.0},
         )
         if not (self.output_filter is None or isinstance(self.output_filter, OutputFilter)):
             raise ValueError(f"output_filter: expected an OutputFilter or None, got {self.output_filter!r}")
@@ -137,8 +136,8 @@ def optical_cell(
 
         v = x / (1 + c),   1/c = 1/n + 1/most                        divider; v · makeup is the output
         s = v + tap (x − v),   h: s high-passed
-        u = gain |h|,   w = u / √(1 + u²/limit²)                     drive of the panel
-        φ = exp(b (1 − 1/√w))                                        its light
+        u = gain |h|,   w = u / √(1 + (u² − 1)/limit²)               drive of the panel
+        φ = exp(b (1 − 1/√w)),   0 where u < 0.001                   its light
         τ dL/dt = φ − L                                              phosphor
         dn/dt = (k1 + kb) L − k1 n − kb n² − dm1/dt − dm2/dt         carriers
         dm1/dt = kc n (1 − m1/M) − ke1 m1,   dm2/dt = k2 n − ke2 m2  carriers in fast and in slow traps
@@ -223,7 +222,7 @@ def _coefficients(given: dict[str, Tensor], sample_rate: float) -> Tensor:
         db_to_amplitude(given["sidechain_gain_db"]),
         given["input_tap"],
         -torch.expm1(-2.0 * torch.pi * step * given["highpass_hz"]),
-        given["drive_limit"] ** -2,
+        1.0 / given["drive_limit"].square(),
         given["light_exponent"] / math.log(2.0),
         rise_time_to_coefficient(given["light_ms"], sample_rate),
         given["recombination_per_s"] * step,

@@ -7,8 +7,8 @@ the left of an arrow being of the sample before, one sample is ::
 
     v = x (1 + n / most) / (1 + n / most + n)                       divider
     s = v + tap (x − v);   h = s − low;   low ← low + corner h      side-chain, high-passed
-    u = drive |h|;   w = u / √(1 + u² / limit²)                     drive, limited
-    φ = 2^(exponent (1 − 1 / √w))                                   light of the panel, 1 at a drive of 1
+    u = drive |h|;   w = u / √(1 + (u² − 1) / limit²)               drive, limited; 1 stays 1
+    φ = 2^(exponent (1 − 1 / √w)), 0 where u < 0.001                light of the panel, 1 at a drive of 1
     glow ← glow + rise (φ − glow)
     n  ← (n + (decay + pair) glow + r1 m1 + r2 m2) / (1 + decay + pair n + k1 (M − m1) + k2)    carriers
     m1 ← (m1 + k1 M n) / (1 + k1 n + r1);   m2 ← (m2 + k2 n) / (1 + r2)                         trapped
@@ -53,7 +53,7 @@ STATES = ("carriers", "glow", "trapped_1", "trapped_2", "low")
 
 _K, _S = len(COEFFICIENTS), len(STATES)
 _DARK, _LOUDEST = 1e-3, 1e9  # drives between which the panel's light is computed
-_FAINTEST = -1000.0  # binary logarithm
+_FAINTEST, _BRIGHTEST = -1000.0, 500.0  # binary logarithms
 _LN_2 = math.log(2.0)
 
 _FILM = (PIECE + 1) * WIDTH
@@ -87,11 +87,12 @@ def _numbers(sides):
 
 @inlined
 def _light(h, drive, per_limit_squared, exponent):
-    """Light, 1/√w, and light per unit of u: dφ/du = φ exponent ln 2 / (2 √w u q), with w = u/√q."""
+    """Light, 1/√w, and what it rises by with √w: with w = u/√q and this called a,
+    dφ/du = a (1 − 1/limit²), dφ/d(1/limit²) = −a u (u² − 1) / 2."""
     u = smaller(larger(drive * magnitude(h), _DARK), _LOUDEST)
-    q = fma(u * per_limit_squared, u, 1.0)
+    q = fma(per_limit_squared, fma(u, u, -1.0), 1.0)
     root = sqrt(sqrt(q) / u)
-    light = exp2(larger(exponent * (1.0 - root), _FAINTEST))
+    light = exp2(smaller(larger(exponent * (1.0 - root), _FAINTEST), _BRIGHTEST))
     light = where(u > _DARK, light, 0.0)
     return light, root, (0.5 * _LN_2) * exponent * light * root / (u * q)
 
@@ -244,6 +245,10 @@ def cell_linked(audio, coefficients, state, output):
             h = max(h, abs(own))
         light, _, _ = _light(h, k[0], k[3], k[4])
         n, glow, m1, m2, _, _ = _cell(light, k, n, glow, m1, m2)
+        if at % PIECE == 0:
+            n, glow, m1, m2 = _settled(n), _settled(glow), _settled(m1), _settled(m2)
+            for c in range(channels):
+                state[c, 4] = _settled(state[c, 4])
     for c in range(channels):
         state[c, 0], state[c, 1], state[c, 2], state[c, 3] = _settled(n), _settled(glow), _settled(m1), _settled(m2)
         state[c, 4] = _settled(state[c, 4])
@@ -307,10 +312,10 @@ def _adjoint(frames, sides, film, asked, memory, sums):
         of_light = of_glow * k[5]
         of_glow = of_glow - of_light
         _add(sums, 4, of_light * light, _LN_2 * (1.0 - root))
-        of_u = of_light * steep
         loud = magnitude(h)
-        u = k[0] * loud
-        _add(sums, 3, -0.5 * of_u * u, u * u)
+        u = smaller(k[0] * loud, _LOUDEST)
+        _add(sums, 3, -0.5 * of_light * steep * u, fma(u, u, -1.0))
+        of_u = where(u < _LOUDEST, of_light * steep * (1.0 - k[3]), 0.0)
         _add(sums, 0, of_u, loud)
         of_h = where(h < 0.0, 0.0 - of_u, of_u) * k[0]
 
@@ -398,9 +403,11 @@ def _moved(frames, row, k, film, sides, memory, sound_moves, d_sound, moved):
             d_h = fma(d_x, gain + tap * (1.0 - gain), d_h)
         d_h = d_h - d_low
         d_low = fma(corner, d_h, fma(d[2], h, d_low))
-        u, loud = drive * abs(h), abs(h)
-        d_light = fma(d_h, steep * (drive if h > 0.0 else -drive), d[0] * (steep * loud))
-        d_light = fma(d[3], -0.5 * steep * u * u * u, fma(d[4], light * _LN_2 * (1.0 - root), d_light))
+        loud = abs(h)
+        u = min(drive * loud, _LOUDEST)
+        per_u = steep * (1.0 - k[3]) if u < _LOUDEST else 0.0
+        d_light = fma(d_h, per_u * (drive if h > 0.0 else -drive), d[0] * (per_u * loud))
+        d_light = fma(d[3], -0.5 * steep * u * (u * u - 1.0), fma(d[4], light * _LN_2 * (1.0 - root), d_light))
         d_glow = fma(rise, d_light, fma(1.0 - rise, d_glow, d[5] * (light - glow)))
         free, gone = capacity - m1, n_after
         d_more = fma(d[6], glow_after - n_after, d[7] * (glow_after - n_after * n))

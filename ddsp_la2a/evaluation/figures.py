@@ -6,6 +6,7 @@ given; :func:`save` writes it with selectable text where the format has it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import CARD_PARAMETERS, CELL_CARD, MAKEUP, SIDECHAIN_GAIN, Parameter
 from ddsp_la2a.model.stages import Stages
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude
+
+COLOURS = ("#222222", "#0b6e99", "#c2571a", "#5b8a3a", "#8a4f9e")
+"""Of models that share a panel, the unit itself first."""
 
 _PEAK_REDUCTIONS = (0, 20, 40, 50, 60, 70, 80, 90, 100)
 
@@ -166,6 +170,53 @@ def _label(value: float, digits: str) -> str:
     return f"{value:g}" if f"{value:e}"[0] in digits else ""
 
 
+_MEASURED = {
+    "threshold_1db_dbfs": "1 dB threshold, dBFS",
+    "ratio_measured": "ratio, in dB : out dB",
+    "knee_width_db": "width of the knee, dB",
+    "attack_10_90_ms": "attack 10–90 %, ms",
+    "release_50_short_ms": "half release after 0.05 s, ms",
+    "release_50_long_ms": "half release after 5 s, ms",
+    "release_90_short_ms": "90 % release after 0.05 s, ms",
+    "release_90_long_ms": "90 % release after 5 s, ms",
+}
+_LOGARITHMIC = re.compile("ratio|_ms$")
+
+
+def measured_curves(measured: pd.DataFrame, title: str = "", controls: Sequence[Control] = LA2A_CONTROLS) -> Any:
+    """What was measured on a tone over the knob, a colour for every model: families, black boxes and units alike.
+
+    Where there is no number there is no point.
+
+    Args:
+        measured: what :func:`~ddsp_la2a.evaluation.measure.measured_curves` gives, with one knob that moves.
+        title: over the picture.
+        controls: of the unit.
+
+    Raises:
+        ValueError: several knobs move, or none.
+    """
+    moving = [c.name for c in controls if c.kind == "continuous" and len(set(measured[c.name])) > 1]
+    if len(moving) != 1:
+        raise ValueError(f"measured: expected one knob that moves, got {', '.join(moving) or 'none'}")
+    figure, axes = new_axes(2, 4, (13.0, 5.6), title, sharex=True)
+    for number, (model, rows) in enumerate(measured.groupby("model", sort=False)):
+        for look, part in by_switches(rows, controls):
+            label = f"{model}, {look.label}" if look.label else str(model)
+            how = {"color": COLOURS[number % len(COLOURS)], "ls": look.dashes, "marker": "o", "ms": 3.0, "label": label}
+            for axis, column in zip(axes.flat, _MEASURED, strict=True):
+                axis.plot(part[moving[0]], part[column].astype(float), **how)
+    for axis, (column, words) in zip(axes.flat, _MEASURED.items(), strict=True):
+        axis.set_title(words, loc="left", fontweight="bold")
+        if _LOGARITHMIC.search(column):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for axis in axes[-1]:
+        axis.set_xlabel(moving[0].replace("_", " "))
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    return figure
+
+
 def static_curves(model: GreyBox, positions: Sequence[float] = (), title: str = "") -> Any:
     """Output over input level in dB of the steady state, one line a knob position, one panel a switch position.
 
@@ -301,10 +352,9 @@ def gain_reduction(
     figure, axes = new_axes(2, 1, (9.0, 4.4), title, sharex=True, height_ratios=[1, 2])
     axes[0, 0].fill_between(times, -60.0, np.maximum(before, -60.0), color="#bbbbbb", lw=0)
     axes[0, 0].set_ylabel("input, dBFS")
-    colours = ["#222222", "#0b6e99", "#c2571a", "#5b8a3a", "#8a4f9e"]
     for i, (name, track) in enumerate(tracks.items()):
         gain = np.where(audible, frame_levels_db(track, size) - before, np.nan)
-        axes[1, 0].plot(times, gain, color=colours[i % len(colours)], lw=1.6 if i == 0 else 1.0, label=name)
+        axes[1, 0].plot(times, gain, color=COLOURS[i % len(COLOURS)], lw=1.6 if i == 0 else 1.0, label=name)
     axes[1, 0].set_ylabel("gain, dB")
     axes[1, 0].set_xlabel("time, s")
     axes[1, 0].legend(frameon=False, ncols=len(tracks), loc="lower right", bbox_to_anchor=(1.0, 1.0), borderpad=0.0)

@@ -70,7 +70,7 @@ def fit_taper(
         ended = {"converged": minimum.converged, "interrupted": minimum.interrupted}
         return minimum.found._replace(minimum=replace(minimum.found.minimum, **ended))
 
-    glance = recordings.thinned(GLANCE_S)
+    glance = recordings.beginnings(GLANCE_S)
     tried = []
     for middle, level in itertools.product(_MIDDLES, _LEVELS):
         weights = problem.card.start.copy()
@@ -83,7 +83,7 @@ def fit_taper(
         if followed[-1].minimum.interrupted:
             raise KeyboardInterrupt("interrupted before there was a cell to keep")
     best = min(followed, key=lambda joint: joint.minimum.quadratic.value)
-    for stage, where in (("cell, thinned", recordings.thinned(THIN_S)), *thicker(recordings, "cell")):
+    for stage, where in (("cell, beginnings", recordings.beginnings(THIN_S)), *thicker(recordings, "cell")):
         if best.minimum.interrupted:
             break
         try:

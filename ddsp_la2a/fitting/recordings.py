@@ -113,6 +113,14 @@ class Recordings:
             thin._stretches.append([_Stretch(start, at, at + length) for at in firsts])
         return thin
 
+    def beginnings(self, seconds: float) -> Recordings:
+        """The same with at most so many seconds a row, the first ones: of what remembers for long, with no warm-up."""
+        short = copy.copy(self)
+        longest = seconds_to_frames(seconds, self.sample_rate)
+        parts = [(stretches[0].start, stretches[0].first, stretches[-1].stop) for stretches in self._stretches]
+        short._stretches = [[_Stretch(start, first, min(first + longest, stop))] for start, first, stop in parts]
+        return short
+
     def products(
         self,
         requests: Sequence[tuple[int, Params]],

@@ -93,8 +93,8 @@ SHELF_DB = Parameter("shelf_db", -24.0, 24.0, "linear", 3.0, "highs over lows in
 SHELF_HZ = Parameter("shelf_hz", 20.0, 10000.0, "log", 150.0, "centre of that shelf, Hz")
 CELL = (
     Parameter("highpass_hz", 1.0, 500.0, "log", 30.0, "corner of the side-chain, Hz"),
-    Parameter("drive_limit", 0.3, 1000.0, "log", 30.0, "drive that the side-chain doesn't exceed"),
-    Parameter("light_exponent", 1.0, 60.0, "log", 10.0, "twice the slope of light in drive, dB per dB"),
+    Parameter("drive_limit", 1.05, 1000.0, "log", 30.0, "drive that the side-chain doesn't exceed"),
+    Parameter("light_exponent", 1.0, 100.0, "log", 10.0, "twice the slope of light in drive, dB per dB"),
     Parameter("light_ms", 0.01, 10.0, "log", 0.5, "10–90 % time of the panel's light, ms"),
     Parameter("recombination_per_s", 0.5, 1000.0, "log", 20.0, "carriers lost one by one, 1/s"),
     Parameter("pair_recombination_per_s", 1e-3, 1000.0, "log", 2.0, "carriers lost in pairs, 1/s"),
