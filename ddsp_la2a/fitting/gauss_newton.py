@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ddsp_la2a.controls import Control
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.data.frame import linked_takes, rows_by_setting
 from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT
 from ddsp_la2a.fitting.coordinates import Coordinates
@@ -219,9 +219,11 @@ def fit_gauss_newton(
     else:
         shared: ControlNet | Taper
         if isinstance(stages, CellStages):
-            shared = Taper(controls)
-            problem, joint = fit_taper(
-                passes, recordings, coordinates, shared, prior_s=settings.weight_prior_s, max_steps=settings.max_steps
+            # Only of the LA-2A's own knob it is known which way it turns.
+            ways = (True,) if LA2A_CONTROLS[1] in controls else (True, False)
+            tapers = [Taper(controls, rises) for rises in ways]
+            shared, problem, joint = fit_taper(
+                passes, recordings, coordinates, tapers, prior_s=settings.weight_prior_s, max_steps=settings.max_steps
             )
         else:
             networks = [ControlNet(seed=seed + number, controls=controls) for number in range(_NETWORKS)]

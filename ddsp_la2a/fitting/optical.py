@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ _MIDDLES, _LEVELS = (-0.7, -0.35, 0.0, 0.35, 0.7), (0.0, -1.5)
 """Where the taper starts: its middle, from 21 dB below the generic gain to 21 dB above, and its slope."""
 
 _FOLLOWED = 2
+_GLANCE_WARMUP_S, _THIN_WARMUP_S = 2.0, 5.0
 _LONGEST_STEP = 1.0
 
 
@@ -28,12 +30,12 @@ def fit_taper(
     passes: Passes,
     recordings: Recordings,
     coordinates: Coordinates,
-    taper: Taper,
+    tapers: Sequence[Taper],
     *,
     prior_s: float,
     max_steps: int,
     start: Array | None = None,
-) -> tuple[JointProblem, Joint]:
+) -> tuple[Taper, JointProblem, Joint]:
     """One set of constants and one taper for all recordings.
 
     How loud the cell hears the recordings is what a start must not miss by far, for in the dark there is no slope: so
@@ -43,22 +45,22 @@ def fit_taper(
         passes: evaluates.
         recordings: of all settings.
         coordinates: of a recording's point.
-        taper: what gives gain and tap; its weights are left alone.
+        tapers: what may give gain and tap, the likelier ones first; their weights are left alone.
         prior_s: strength of the prior on those, in seconds of audio.
         max_steps: of every stage.
         start: coordinates of the device; None for generic ones.
 
     Returns:
-        what was fitted and where it ended.
+        the best taper, what was fitted and where it ended.
 
     Raises:
         KeyboardInterrupt: before there was anything worth keeping.
     """
     takes = linked_takes(recordings.frame, recordings.controls)
-    problem = JointProblem(TaperCard(taper, recordings.frame, prior_s), takes, coordinates)
+    problems = [JointProblem(TaperCard(taper, recordings.frame, prior_s), takes, coordinates) for taper in tapers]
     device = coordinates.start[coordinates.card :] if start is None else start
 
-    def descent(stage: str, where: Recordings, at: Array, tolerance: float) -> Joint:
+    def descent(problem: JointProblem, stage: str, where: Recordings, at: Array, tolerance: float) -> Joint:
         def evaluate(point: Array) -> tuple[Quadratic, Joint]:
             joint = problem.at(passes, stage, where, point)
             return joint.minimum.quadratic, joint
@@ -70,24 +72,30 @@ def fit_taper(
         ended = {"converged": minimum.converged, "interrupted": minimum.interrupted}
         return minimum.found._replace(minimum=replace(minimum.found.minimum, **ended))
 
-    glance = recordings.beginnings(GLANCE_S)
+    glance = recordings.thinned(GLANCE_S, _GLANCE_WARMUP_S)
     tried = []
-    for middle, level in itertools.product(_MIDDLES, _LEVELS):
-        weights = problem.card.start.copy()
+    for number, middle, level in itertools.product(range(len(tapers)), _MIDDLES, _LEVELS):
+        weights = problems[number].card.start.copy()
         weights[:2] = middle, level
-        tried.append(problem.at(passes, "starts", glance, problem.start(weights, device)))
-    tried.sort(key=lambda joint: joint.minimum.quadratic.value)
+        at = problems[number].start(weights, device)
+        tried.append((problems[number].at(passes, "starts", glance, at), number))
+    tried.sort(key=_value)
     followed = []
-    for joint in tried[:_FOLLOWED]:
-        followed.append(descent("cell, glanced", glance, joint.minimum.point, ROUGH))
-        if followed[-1].minimum.interrupted:
+    for joint, number in tried[:_FOLLOWED]:
+        found = descent(problems[number], "cell, glanced", glance, joint.minimum.point, ROUGH)
+        if found.minimum.interrupted:
             raise KeyboardInterrupt("interrupted before there was a cell to keep")
-    best = min(followed, key=lambda joint: joint.minimum.quadratic.value)
-    for stage, where in (("cell, beginnings", recordings.beginnings(THIN_S)), *thicker(recordings, "cell")):
+        followed.append((found, number))
+    best, number = min(followed, key=_value)
+    for stage, where in (("cell, thinned", recordings.thinned(THIN_S, _THIN_WARMUP_S)), *thicker(recordings, "cell")):
         if best.minimum.interrupted:
             break
         try:
-            best = descent(stage, where, best.minimum.point, FINE)
+            best = descent(problems[number], stage, where, best.minimum.point, FINE)
         except KeyboardInterrupt:
             best = marked(best, True)
-    return problem, best
+    return tapers[number], problems[number], best
+
+
+def _value(found: tuple[Joint, int]) -> float:
+    return found[0].minimum.quadratic.value

@@ -80,6 +80,7 @@ class Recordings:
         self.sample_rate = infos[0].sample_rate
         self._skip = seconds_to_frames(skip_s, self.sample_rate)
         self._exact = exact
+        self._longest_warmup_s = _LONGEST_WARMUP_S
         self._stretches: list[list[_Stretch]] = []
         for row, info in zip(self.frame.itertuples(index=False), infos, strict=True):
             start, stop = int(getattr(row, "start_frame", 0)), int(getattr(row, "stop_frame", info.frames))
@@ -97,9 +98,13 @@ class Recordings:
         frames = [sum(s.stop - s.first for s in stretches) for stretches in self._stretches]
         return np.array(frames) / self.sample_rate
 
-    def thinned(self, seconds: float) -> Recordings:
-        """The same with at most so many seconds a row, in stretches of 10 s spread over it: for first, rough steps."""
+    def thinned(self, seconds: float, longest_warmup_s: float = _LONGEST_WARMUP_S) -> Recordings:
+        """The same with at most so many seconds a row, in stretches of 10 s spread over it: for first, rough steps.
+
+        With a warm-up of at most ``longest_warmup_s`` ahead of each, however long the unit remembers.
+        """
         thin = copy.copy(self)
+        thin._longest_warmup_s = longest_warmup_s
         thin._stretches = []
         pieces = max(1, round(seconds / _THIN_STRETCH_S))
         length = seconds_to_frames(seconds / pieces, self.sample_rate)
@@ -112,14 +117,6 @@ class Recordings:
             firsts = (centres - length / 2).astype(int).tolist()
             thin._stretches.append([_Stretch(start, at, at + length) for at in firsts])
         return thin
-
-    def beginnings(self, seconds: float) -> Recordings:
-        """The same with at most so many seconds a row, the first ones: of what remembers for long, with no warm-up."""
-        short = copy.copy(self)
-        longest = seconds_to_frames(seconds, self.sample_rate)
-        parts = [(stretches[0].start, stretches[0].first, stretches[-1].stop) for stretches in self._stretches]
-        short._stretches = [[_Stretch(start, first, min(first + longest, stop))] for start, first, stop in parts]
-        return short
 
     def products(
         self,
@@ -157,7 +154,7 @@ class Recordings:
 
     def _stretch_products(self, row: int, params: Params, stretch: _Stretch, error_filter: str) -> NDArray[np.float64]:
         memory = warmup_seconds(params.slowest_ms())
-        memory = memory if self._exact else min(memory, _LONGEST_WARMUP_S)
+        memory = memory if self._exact else min(memory, self._longest_warmup_s)
         begin = max(stretch.start, stretch.first - max(self._skip, seconds_to_frames(memory, self.sample_rate)))
         return error_products(
             self._blocks(row, begin, stretch.stop),

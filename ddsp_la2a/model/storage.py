@@ -128,7 +128,9 @@ def _card(config: dict[str, Any], controls: tuple[Control, ...], family: str) ->
     if config["type"] == "taper":
         if parameters != CELL_CARD or family != CellStages.family:
             raise ValueError("a taper that gives other parameters than the optical cell's")
-        return Taper(controls)
+        if type(config["rises"]) is not bool:
+            raise ValueError("a taper that neither rises nor falls")
+        return Taper(controls, config["rises"])
     if config["type"] == "control-net":
         return ControlNet(tuple(config["hidden"]), parameters, controls=controls)
     if config["type"] == "table":

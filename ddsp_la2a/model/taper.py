@@ -22,19 +22,20 @@ _STRAIGHT = 1e-4
 
 
 class Taper(nn.Module):
-    """Side-chain gain that rises with the knob, and the tap that a switch closes.
+    """Side-chain gain that rises with the knob, or falls, and the tap that a switch closes.
 
     The gain's unconstrained value is a monotone curve over the knob, whose slope has a logarithm that is linear between
     eleven knots::
 
-        u(k, switch) = middle + ∫_½^k exp(ℓ(q)) dq + Σ switch_db,   0 ≤ k ≤ 1
+        u(k, switch) = middle ± ∫_½^k exp(ℓ(q)) dq + Σ switch_db,   0 ≤ k ≤ 1
 
-    so it is smooth, never falls, and is straight where nothing is known: ℓ is a random walk a priori, from the middle
-    of the knob outwards. A switch in its first position leaves gain and tap alone, and there is no tap; every other
-    position has an offset and a tap of its own.
+    so it is smooth, never turns back, and is straight where nothing is known: ℓ is a random walk a priori, from the
+    middle of the knob outwards. A switch in its first position leaves gain and tap alone, and there is no tap; every
+    other position has an offset and a tap of its own.
 
     Args:
         controls: of the unit: one knob and any switches; positions are ``(batch, controls)`` float64, in their order.
+        rises: whether the gain rises with the knob, as with peak reduction, or falls, as with a threshold.
 
     Attributes:
         weight: what is learned, N(0, 1) a priori each.
@@ -43,8 +44,9 @@ class Taper(nn.Module):
         ValueError: no knob, or several.
     """
 
-    def __init__(self, controls: Sequence[Control] = LA2A_CONTROLS) -> None:
+    def __init__(self, controls: Sequence[Control] = LA2A_CONTROLS, rises: bool = True) -> None:
         super().__init__()
+        self.rises = rises
         self.controls = unique(controls)
         knobs = [number for number, control in enumerate(self.controls) if control.kind == "continuous"]
         if len(knobs) != 1:
@@ -83,7 +85,8 @@ class Taper(nn.Module):
         interval = place.detach().floor().clamp(0, _INTERVALS - 1).long()
         inside = place - interval
         further = inside * _growth(inside * rise[interval]) * logs[interval].exp() / _INTERVALS
-        gain = _start(SIDECHAIN_GAIN) + middle + until[interval] - until[half] + further
+        climbed = until[interval] - until[half] + further
+        gain = _start(SIDECHAIN_GAIN) + middle + (climbed if self.rises else -climbed)
         if not self._switched:
             return torch.stack([gain, torch.full_like(gain, _OFF)], dim=-1)
         closed = torch.stack([at[:, number] == position for number, position in self._switched]).double()
@@ -98,7 +101,11 @@ class Taper(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """What, beside controls and weights, rebuilds it."""
-        return {"type": "taper", "parameters": [p.as_dict() for p in self.parameters_table]}
+        return {
+            "type": "taper",
+            "rises": self.rises,
+            "parameters": [p.as_dict() for p in self.parameters_table],
+        }
 
 
 def _start(parameter: Parameter) -> float:
