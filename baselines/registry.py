@@ -88,6 +88,14 @@ def nearest_setting(
     return fitted.model
 
 
+def optical_cell(
+    frame: pd.DataFrame, *, controls: Controls = LA2A_CONTROLS, seed: int = 0, progress: bool = False, **_: Any
+) -> la.GreyBox:
+    """The other grey box: one optical cell for all settings, whose side-chain gain the knob turns."""
+    rows = _train_rows(frame)
+    return la.fit(rows, family="optical-cell", controls=controls, seed=seed, progress=progress).model
+
+
 def tcn_300_c(frame: pd.DataFrame, *, folder: Path | None = None, **how: Any) -> BlackBox:
     """A causal TCN conditioned by FiLM, 32 channels, receptive field 302 ms (TCN-300-C): 50,737 weights."""
     return train_black_box("tcn-300-c", ConditionedTCN, TCN_ADAM, frame, folder=folder, **how)

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 ENTRY_POINT_GROUP = "ddsp_la2a.models"
 GREY_BOX = "grey-box"
 
+_OPTICAL_CELL = "optical-cell"
 _LA2A_ROWS = ("published-gain", "published-filter")
 
 MOST_MEASURED = 6
@@ -82,8 +83,14 @@ def baseline_names() -> list[str]:
 
 
 def suitable(names: Sequence[str], controls: Sequence[Control]) -> list[str]:
-    """Those of the names that can be built for a unit with these controls: others than the LA-2A weren't published."""
-    return [name for name in names if tuple(controls) == LA2A_CONTROLS or name not in _LA2A_ROWS]
+    """Those of the names that can be built for a unit with these controls.
+
+    Others than the LA-2A weren't published, and an optical cell is turned by one knob.
+    """
+    left_out = set() if tuple(controls) == LA2A_CONTROLS else set(_LA2A_ROWS)
+    if len([control for control in controls if control.kind == "continuous"]) != 1:
+        left_out.add(_OPTICAL_CELL)
+    return [name for name in names if name not in left_out]
 
 
 def refuse_unknown(names: Sequence[str]) -> None:

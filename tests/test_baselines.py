@@ -38,6 +38,7 @@ NAMES = [
     "lstm-32",
     "nearest-setting",
     "numpy-single",
+    "optical-cell",
     "published-filter",
     "published-gain",
     "tcn-300-c",
@@ -380,14 +381,15 @@ def test_all_baselines_are_built_and_scored(frame):
         "lstm-32": 4769,
         "nearest-setting": 2 * 13,
         "numpy-single": 6,
+        "optical-cell": 32,
         "published-filter": published + 2 * (FILTER_TAPS + 1),
         "published-gain": published + 2,
         "tcn-300-c": 50737,
         "tcn-small": 16209,
     }
-    for name in (*TRAINED, "nearest-setting"):
+    for name in (*TRAINED, "nearest-setting", "optical-cell"):
         assert told.loc[name, "seed"] == 2
-    for name in (*TRAINED, "nearest-setting", "numpy-single"):
+    for name in (*TRAINED, "nearest-setting", "numpy-single", "optical-cell"):
         assert told.loc[name, "train_seconds"] > 0
 
 
@@ -418,12 +420,12 @@ def test_unknown_name(frame):
 # Other units
 
 
-def test_all_but_the_published_are_built_for_another_unit(strip, tmp_path):
+def test_all_but_the_published_and_the_cell_are_built_for_a_unit_with_two_knobs(strip, tmp_path):
     frame = strip.record(tmp_path, [(1, 2.0, 0.2), (3, 8.0, 0.9), (3, 2.0, 0.2)], 4.0).assign(
         split=["train", "train", "test"]
     )
     names = suitable(NAMES, strip.controls)
-    assert sorted(set(NAMES) - set(names)) == ["published-filter", "published-gain"]
+    assert sorted(set(NAMES) - set(names)) == ["optical-cell", "published-filter", "published-gain"]  # two knobs
     assert suitable(NAMES, LA2A_CONTROLS) == NAMES
     frame = la.read_frame(frame, strip.controls)
     models = build_baselines(frame, names, controls=strip.controls, budget_s=0.5)

@@ -6,7 +6,6 @@ given; :func:`save` writes it with selectable text where the format has it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,16 +96,13 @@ def learned_curves(
             _draw(axis, part, parameter, knob, settings_seen, beside, controls)
         if parameter.scale == "log":
             row[0].set_yscale("log")
-        elif np.ptp(row[0].get_ylim()) < 0.01:  # of nothing no mountain is made
-            row[0].set_ylim(np.mean(row[0].get_ylim()) - 0.5, np.mean(row[0].get_ylim()) + 0.5)
+        elif np.ptp(row[0].get_ylim()) < 2e-4 * (parameter.high - parameter.low):  # of nothing no mountain is made
+            middle, far = np.mean(row[0].get_ylim()), 0.01 * (parameter.high - parameter.low)
+            row[0].set_ylim(middle - far, middle + far)
         if f"{parameter.name}_low" in curves:
             _bands([*row], sweeps, parameter.name, controls)
         if parameter.scale == "log":
-            row[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            low, high = row[0].get_ylim()
-            labelled = "25" if high > 10.0 * low else "23456789"
-            row[0].yaxis.set_minor_formatter(lambda value, _, digits=labelled: _label(value, digits))
-            row[0].tick_params(which="minor", labelsize=7)
+            _label_decades(row[0])
         row[0].set_title(parameter.name, loc="left", fontweight="bold")
         row[0].set_ylabel("in dB : out dB" if parameter.name == "ratio" else parameter.meaning.rsplit(", ", 1)[-1])
     for number, axis in enumerate(axes[-1]):
@@ -114,6 +110,15 @@ def learned_curves(
     if axes[0, 0].get_legend_handles_labels()[1]:
         axes[0, 0].legend(frameon=False)
     return figure
+
+
+def _label_decades(axis: Any) -> None:
+    """Plain numbers along a logarithmic axis, between the decades too."""
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    low, high = axis.get_ylim()
+    labelled = "25" if high > 10.0 * low else "23456789"
+    axis.yaxis.set_minor_formatter(lambda value, _, digits=labelled: _label(value, digits))
+    axis.tick_params(which="minor", labelsize=7)
 
 
 def _draw(
@@ -180,7 +185,6 @@ _MEASURED = {
     "release_90_short_ms": "90 % release after 0.05 s, ms",
     "release_90_long_ms": "90 % release after 5 s, ms",
 }
-_LOGARITHMIC = re.compile("ratio|_ms$")
 
 
 def measured_curves(measured: pd.DataFrame, title: str = "", controls: Sequence[Control] = LA2A_CONTROLS) -> Any:
@@ -208,9 +212,9 @@ def measured_curves(measured: pd.DataFrame, title: str = "", controls: Sequence[
                 axis.plot(part[moving[0]], part[column].astype(float), **how)
     for axis, (column, words) in zip(axes.flat, _MEASURED.items(), strict=True):
         axis.set_title(words, loc="left", fontweight="bold")
-        if _LOGARITHMIC.search(column):
+        if column.endswith("_ms"):
             axis.set_yscale("log")
-            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            _label_decades(axis)
     for axis in axes[-1]:
         axis.set_xlabel(moving[0].replace("_", " "))
     axes[0, 0].legend(frameon=False, fontsize=7)
