@@ -3,8 +3,8 @@
     python -m benchmarks.four_positions [--picture FILE]
 
 On the (simulated) demo set, fitted to the training recordings at peak reduction 40, 60, 80 and 100, scored at 52, 62,
-72 and 82. The picture measures unit and models on a tone, over the knob. The unit is richer than the optical cell (three
-trap levels, drift, tube, noise), but shares its physics: that this family is right only real recordings can show.
+72 and 82. The picture measures unit and models on a tone, over the knob. The unit is richer than the optical cell
+(three trap levels, drift, tube, noise), but shares its physics: that it is right only real recordings can show.
 """
 
 from __future__ import annotations
