@@ -39,7 +39,7 @@ _LA2A_ROWS = ("published-gain", "published-filter")
 MOST_MEASURED = 6
 """Settings at which models are measured on a tone."""
 
-DEMO_ROWS = (*PROTOCOL_ROWS, "numpy-single", "lstm-32", "tcn-small")
+DEMO_ROWS = (*PROTOCOL_ROWS, "numpy-single", _OPTICAL_CELL, "lstm-32", "tcn-small")
 
 
 @contextmanager

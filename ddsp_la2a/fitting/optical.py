@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ddsp_la2a.data.frame import linked_takes
 from ddsp_la2a.fitting.coordinates import Coordinates
@@ -21,7 +22,7 @@ from ddsp_la2a.model.taper import Taper
 _MIDDLES, _LEVELS = (-0.7, -0.35, 0.0, 0.35, 0.7), (0.0, -1.5)
 """Where the taper starts: its middle, from 21 dB below the generic gain to 21 dB above, and its slope."""
 
-_FOLLOWED = 2
+_FOLLOWED, _FEW = 2, 8
 _GLANCE_WARMUP_S, _THIN_WARMUP_S = 2.0, 5.0
 _LONGEST_STEP = 1.0
 
@@ -39,7 +40,7 @@ def fit_taper(
     """One set of constants and one taper for all recordings.
 
     How loud the cell hears the recordings is what a start must not miss by far, for in the dark there is no slope: so
-    the gain is tried over a range, and the best are followed, on a few seconds first.
+    the gain is tried over a range, and the best are followed, first on a few seconds of a few settings.
 
     Args:
         passes: evaluates.
@@ -56,9 +57,13 @@ def fit_taper(
     Raises:
         KeyboardInterrupt: before there was anything worth keeping.
     """
-    takes = linked_takes(recordings.frame, recordings.controls)
-    problems = [JointProblem(TaperCard(taper, recordings.frame, prior_s), takes, coordinates) for taper in tapers]
     device = coordinates.start[coordinates.card :] if start is None else start
+    names = [control.name for control in recordings.controls]
+    in_order = recordings.frame.sort_values(names, kind="stable").index.to_numpy()
+    few = recordings.chosen(in_order[np.linspace(0, len(in_order) - 1, min(len(in_order), _FEW)).round().astype(int)])
+
+    def posed(taper: Taper, heard: Recordings, takes: NDArray[np.int64] | None) -> JointProblem:
+        return JointProblem(TaperCard(taper, heard.frame, prior_s), takes, coordinates)
 
     def descent(problem: JointProblem, stage: str, where: Recordings, at: Array, tolerance: float) -> Joint:
         def evaluate(point: Array) -> tuple[Quadratic, Joint]:
@@ -72,29 +77,32 @@ def fit_taper(
         ended = {"converged": minimum.converged, "interrupted": minimum.interrupted}
         return minimum.found._replace(minimum=replace(minimum.found.minimum, **ended))
 
-    glance = recordings.thinned(GLANCE_S, _GLANCE_WARMUP_S)
+    glance, first = few.thinned(GLANCE_S, _GLANCE_WARMUP_S), [posed(taper, few, None) for taper in tapers]
     tried = []
     for number, middle, level in itertools.product(range(len(tapers)), _MIDDLES, _LEVELS):
-        weights = problems[number].card.start.copy()
+        weights = first[number].card.start.copy()
         weights[:2] = middle, level
-        at = problems[number].start(weights, device)
-        tried.append((problems[number].at(passes, "starts", glance, at), number))
+        tried.append((first[number].at(passes, "starts", glance, first[number].start(weights, device)), number))
     tried.sort(key=_value)
     followed = []
     for joint, number in tried[:_FOLLOWED]:
-        found = descent(problems[number], "cell, glanced", glance, joint.minimum.point, ROUGH)
+        found = descent(first[number], "cell, glanced", glance, joint.minimum.point, ROUGH)
         if found.minimum.interrupted:
             raise KeyboardInterrupt("interrupted before there was a cell to keep")
         followed.append((found, number))
-    best, number = min(followed, key=_value)
-    for stage, where in (("cell, thinned", recordings.thinned(THIN_S, _THIN_WARMUP_S)), *thicker(recordings, "cell")):
+    rough, number = min(followed, key=_value)
+    problem = posed(tapers[number], recordings, linked_takes(recordings.frame, recordings.controls))
+    at = problem.start(rough.minimum.point[: len(problem.card.start)], first[number].device(rough.minimum.point))
+    thin = recordings.thinned(THIN_S, _THIN_WARMUP_S)
+    best = descent(problem, "cell, thinned", thin, at, FINE)
+    for stage, where in thicker(recordings, "cell"):
         if best.minimum.interrupted:
             break
         try:
-            best = descent(problems[number], stage, where, best.minimum.point, FINE)
+            best = descent(problem, stage, where, best.minimum.point, FINE)
         except KeyboardInterrupt:
             best = marked(best, True)
-    return tapers[number], problems[number], best
+    return tapers[number], problem, best
 
 
 def _value(found: tuple[Joint, int]) -> float:

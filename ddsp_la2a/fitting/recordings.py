@@ -118,6 +118,13 @@ class Recordings:
             thin._stretches.append([_Stretch(start, at, at + length) for at in firsts])
         return thin
 
+    def chosen(self, rows: Sequence[int]) -> Recordings:
+        """Some of the rows, in this order."""
+        some = copy.copy(self)
+        some.frame = self.frame.iloc[list(rows)].reset_index(drop=True)
+        some._stretches = [self._stretches[row] for row in rows]
+        return some
+
     def products(
         self,
         requests: Sequence[tuple[int, Params]],
