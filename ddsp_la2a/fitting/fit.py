@@ -235,6 +235,12 @@ def _fit_adam(
         card = generic_start(training.frame, controls, stages)
     elif isinstance(stages, CellStages):
         card = Taper(controls)
+        if LA2A_CONTROLS[1] not in controls:
+            names = ", ".join(control.name for control in controls)
+            raise ValueError(
+                f"method: expected gauss-newton, which finds out whether a knob turns the side-chain gain up or down, "
+                f"got adam with the controls {names}"
+            )
     else:
         card = ControlNet(seed=seed, controls=controls)
     model = GreyBox(card, stages=stages, sample_rate=training.sample_rate)

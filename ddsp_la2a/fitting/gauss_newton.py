@@ -197,6 +197,10 @@ def fit_gauss_newton(
     Returns:
         the model, and history (``stage``, ``seconds``, ``error``: error-to-signal ratio, a row a pass) and outcome.
     """
+    # Only of the LA-2A's own knob it is known which way it turns.
+    ways = (True,) if LA2A_CONTROLS[1] in controls else (True, False)
+    shared_cell = isinstance(stages, CellStages) and not per_setting
+    tapers = [Taper(controls, rises) for rises in ways] if shared_cell else []
     recordings = Recordings(frame, exact=settings.exact, controls=controls)
     rows_of = rows_by_setting(recordings.frame, controls)
     groups = list(rows_of.values())
@@ -218,10 +222,7 @@ def fit_gauss_newton(
         finished = all(minimum.converged for minimum in minima), any(minimum.interrupted for minimum in minima)
     else:
         shared: ControlNet | Taper
-        if isinstance(stages, CellStages):
-            # Only of the LA-2A's own knob it is known which way it turns.
-            ways = (True,) if LA2A_CONTROLS[1] in controls else (True, False)
-            tapers = [Taper(controls, rises) for rises in ways]
+        if tapers:
             shared, problem, joint = fit_taper(
                 passes, recordings, coordinates, tapers, prior_s=settings.weight_prior_s, max_steps=settings.max_steps
             )

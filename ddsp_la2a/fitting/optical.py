@@ -23,6 +23,7 @@ _MIDDLES, _LEVELS = (-0.7, -0.35, 0.0, 0.35, 0.7), (0.0, -1.5)
 """Where the taper starts: its middle, from 21 dB below the generic gain to 21 dB above, and its slope."""
 
 _FOLLOWED, _FEW = 2, 8
+_TOLD_APART = 1e-3
 _GLANCE_WARMUP_S, _THIN_WARMUP_S = 2.0, 5.0
 _LONGEST_STEP = 1.0
 
@@ -77,13 +78,16 @@ def fit_taper(
         ended = {"converged": minimum.converged, "interrupted": minimum.interrupted}
         return minimum.found._replace(minimum=replace(minimum.found.minimum, **ended))
 
-    glance, first = few.thinned(GLANCE_S, _GLANCE_WARMUP_S), [posed(taper, few, None) for taper in tapers]
-    tried = []
-    for number, middle, level in itertools.product(range(len(tapers)), _MIDDLES, _LEVELS):
-        weights = first[number].card.start.copy()
-        weights[:2] = middle, level
-        tried.append((first[number].at(passes, "starts", glance, first[number].start(weights, device)), number))
-    tried.sort(key=_value)
+    first = [posed(taper, few, None) for taper in tapers]
+    for glance in (few.thinned(GLANCE_S, _GLANCE_WARMUP_S), few):
+        tried = []
+        for number, middle, level in itertools.product(range(len(tapers)), _MIDDLES, _LEVELS):
+            weights = first[number].card.start.copy()
+            weights[:2] = middle, level
+            tried.append((first[number].at(passes, "starts", glance, first[number].start(weights, device)), number))
+        tried.sort(key=_value)
+        if _value(tried[-1]) - _value(tried[0]) > _TOLD_APART * glance.seconds.sum():
+            break  # else they were compared on silence
     followed = []
     for joint, number in tried[:_FOLLOWED]:
         found = descent(first[number], "cell, glanced", glance, joint.minimum.point, ROUGH)

@@ -92,7 +92,8 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
             raise ValueError(f"the covariance has shape {tuple(covariance.shape)}")
         model.covariance = covariance
     except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: expected the weights that its description names, got others ({error})") from error
+        why = " ".join(str(error).split())  # torch's own run over several lines
+        raise ValueError(f"{path}: expected the weights that its description names, got others ({why})") from error
     return model.eval()
 
 
