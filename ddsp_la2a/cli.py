@@ -11,8 +11,15 @@ import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
 from ddsp_la2a.cli_capture import capture
 from ddsp_la2a.cli_fit import compare, demo, evaluate, fit
-from ddsp_la2a.cli_measure import measure, tones
-from ddsp_la2a.cli_options import controls_option, out_folder_option, positions_option, source_argument
+from ddsp_la2a.cli_measure import measure as measure_command
+from ddsp_la2a.cli_measure import tones
+from ddsp_la2a.cli_options import (
+    announce_compiling,
+    controls_option,
+    out_folder_option,
+    positions_option,
+    source_argument,
+)
 from ddsp_la2a.cli_process import process
 from ddsp_la2a.console import bar, run_command, say
 from ddsp_la2a.controls import LA2A_CONTROLS
@@ -26,7 +33,7 @@ def command() -> None:
     """Fit, look at and use explicit models of the LA-2A levelling amplifier."""
 
 
-for subcommand in (fit, evaluate, compare, demo, process, capture, measure, tones):
+for subcommand in (fit, evaluate, compare, demo, process, capture, measure_command, tones):
     command.add_command(subcommand)
 
 
@@ -64,15 +71,33 @@ def check(source: Path, out: Path | None, controls: tuple[la.Control, ...] | Non
 @click.argument("model", type=click.Path(path_type=Path))
 @out_folder_option
 @positions_option
-def curves(model: Path, out: Path, positions: dict[str, float]) -> None:
+@click.option(
+    "--measure", is_flag=True, help="Also measure it on a tone over the knob: what engineers call its curves."
+)
+@click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A further model in that measurement, of any family.",
+)
+def curves(model: Path, out: Path, positions: dict[str, float], measure: bool, beside: tuple[Path, ...]) -> None:
     """Write the learned curves of MODEL (or 'published') as table and pictures."""
     loaded = la.load(model)
+    others = {path.stem: la.load(path) for path in beside}
+    for name, other in others.items():
+        if other.controls != loaded.controls:
+            raise ValueError(f"beside: expected a model of the same controls, got {name}: measure it on its own")
     table = loaded.curves(**positions)
     with workflow.new_folder(out):
         workflow.write_pictures(loaded, out, **positions)
         with replacing(out / "curves.csv") as temporary:
             table.to_csv(temporary, index=False)
-        say(f"{out}: curves.csv, curves.svg, static_curves.svg, step_response.svg")
+        written = "curves.csv, curves.svg, static_curves.svg, step_response.svg"
+        if measure or beside:
+            announce_compiling()
+            workflow.write_measured({model.stem: loaded, **others}, out, loaded.controls, **positions)
+            written += ", measured.csv, measured.svg"
+        say(f"{out}: {written}")
 
 
 def main() -> None:

@@ -36,6 +36,8 @@ GREY_BOX = "grey-box"
 _OPTICAL_CELL = "optical-cell"
 _LA2A_ROWS = ("published-gain", "published-filter")
 
+_MEASURED_POSITIONS = 11
+
 MOST_MEASURED = 6
 """Settings at which models are measured on a tone."""
 
@@ -232,6 +234,30 @@ def write_pictures(model: GreyBox, folder: Path, **positions: Any) -> None:
     figures.save(figures.step_response(model, title=title), folder / "step_response.svg")
     if model.has_one_output_filter:
         figures.save(figures.output_stage(model.output_filter(), title=title), folder / "output_stage.svg")
+
+
+def write_measured(models: Mapping[str, Model], folder: Path, controls: Sequence[Control], **positions: Any) -> None:
+    """``measured.csv`` and ``measured.svg``: what engineers measure on a tone, of models of any family, over the knob.
+
+    Args:
+        models: by name, of one unit.
+        folder: to write to.
+        controls: of the unit.
+        positions: of controls by name, one or several each; a switch that isn't given takes all of its, a knob eleven.
+
+    Raises:
+        ValueError: several knobs move, or none.
+    """
+    everywhere = {
+        control.name: np.linspace(control.low, control.high, _MEASURED_POSITIONS)
+        if control.kind == "continuous"
+        else range(round(control.low), round(control.high) + 1)
+        for control in controls
+    }
+    measured = measured_curves(models, 44100.0, **everywhere | positions)
+    drawn = figures.measured_curves(measured, title="measured on a tone", controls=controls)
+    write_table(measured, folder / "measured.csv")
+    figures.save(drawn, folder / "measured.svg")
 
 
 def write_gain_reduction(

@@ -26,8 +26,10 @@ from baselines.numpy_compressor import compressor
 from ddsp_la2a import cli, compare
 from ddsp_la2a.controls import parse_controls
 from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, columns
-from ddsp_la2a.evaluation.measure import MEASURED, measure
+from ddsp_la2a.evaluation.measure import MEASURED, measure, measured_curves
 from ddsp_la2a.evaluation.report_measured import checked_measured
+from ddsp_la2a.model.stages import CellStages
+from ddsp_la2a.model.taper import Taper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -550,6 +552,7 @@ def test_check_says_what_is_wrong_and_what_to_do(run, tmp_path, record):
     assert last.startswith("1 error, 0 warning")
 
 
+MEASURED_FILES = {"measured.csv", "measured.svg"}
 CURVE_FILES = {"curves.csv", "curves.svg", "static_curves.svg", "step_response.svg"}
 
 
@@ -562,6 +565,29 @@ def test_curves(run, tmp_path, recwarn):
     assert files_of(folder) == CURVE_FILES
     pd.testing.assert_frame_equal(pd.read_csv(folder / "curves.csv"), model.curves())
     assert all("<text" in (folder / name).read_text(encoding="utf-8") for name in CURVE_FILES - {"curves.csv"})
+
+
+def test_curves_beside_another_family(run, monkeypatch):
+    """What engineers measure, of two models of two families, at the ends of the knob."""
+    monkeypatch.setattr(compare, "_MEASURED_POSITIONS", 2)
+    for name, model in (("cell", la.GreyBox(Taper(), stages=CellStages())), ("classical", la.GreyBox())):
+        model.save(f"{name}.safetensors")
+    ran = run("curves", "cell.safetensors", "--out", "out", "--beside", "classical.safetensors")
+    assert ran.status == 0, ran.err
+    assert {path.name for path in Path("out").iterdir()} == {*CURVE_FILES, "output_stage.svg", *MEASURED_FILES}
+    measured = pd.read_csv("out/measured.csv")
+    settings = measured[["model", "compress_or_limit", "peak_reduction"]].to_numpy().tolist()
+    assert settings == [[name, *at] for name in ("cell", "classical") for at in ((0, 0), (0, 100), (1, 0), (1, 100))]
+    direct = measured_curves({"cell": la.load("cell.safetensors")}, 44100.0, compress_or_limit=1, peak_reduction=100)
+    assert measured["threshold_1db_dbfs"][3] == pytest.approx(direct["threshold_1db_dbfs"][0])
+    assert "90 % release after 5 s, ms" in Path("out/measured.svg").read_text(encoding="utf-8")
+
+
+def test_curves_beside_another_unit(run, strip_model):
+    ran = run("curves", "published", "--out", "out", "--beside", strip_model)
+    assert ran.status == 2
+    assert "beside: expected a model of the same controls, got " in ran.err
+    assert not Path("out").exists()
 
 
 def test_curves_of_the_published_settings(run):
