@@ -25,7 +25,7 @@ published tables, or the pre-emphasis of Wright & Välimäki 2020."""
 ERROR, TARGET, FIRST_TANGENT = 0, 1, 2
 """Rows of the products: the filtered error, the filtered target, then the derivatives of the output."""
 
-_PIECE = 16384
+_PIECE = 2048
 """Samples whose signals stay in the second-level cache between the loops; shorter pieces wait for the interpreter."""
 
 
