@@ -83,10 +83,19 @@ def check(source: Path, out: Path | None, controls: tuple[la.Control, ...] | Non
 def curves(model: Path, out: Path, positions: dict[str, float], measure: bool, beside: tuple[Path, ...]) -> None:
     """Write the learned curves of MODEL (or 'published') as table and pictures."""
     loaded = la.load(model)
-    others = {path.stem: la.load(path) for path in beside}
-    for name, other in others.items():
+    others = {path: la.load(path) for path in beside}
+    for path, other in others.items():
         if other.controls != loaded.controls:
-            raise ValueError(f"beside: expected a model of the same controls, got {name}: measure it on its own")
+            raise ValueError(f"beside: expected a model of the same controls, got {path}: measure it on its own")
+    stems = [path.stem for path in (model, *beside)]
+    boxes = {
+        path.stem if stems.count(path.stem) == 1 else str(path): box for path, box in {model: loaded, **others}.items()
+    }
+    moving = [c.name for c in loaded.controls if c.kind == "continuous" and c.name not in positions]
+    if (measure or beside) and len(moving) != 1:
+        raise ValueError(
+            f"measure: expected one knob that moves, got {', '.join(moving) or 'none'}; hold others by --set"
+        )
     table = loaded.curves(**positions)
     with workflow.new_folder(out):
         workflow.write_pictures(loaded, out, **positions)
@@ -95,7 +104,7 @@ def curves(model: Path, out: Path, positions: dict[str, float], measure: bool, b
         written = "curves.csv, curves.svg, static_curves.svg, step_response.svg"
         if measure or beside:
             announce_compiling()
-            workflow.write_measured({model.stem: loaded, **others}, out, loaded.controls, **positions)
+            workflow.write_measured(boxes, out, loaded.controls, **positions)
             written += ", measured.csv, measured.svg"
         say(f"{out}: {written}")
 

@@ -205,6 +205,7 @@ def compare(
     wanted = [name.strip() for name in models.split(",")] if models else all_names
     names = [*dict.fromkeys([*workflow.suitable(PROTOCOL_ROWS, unit), *wanted])]
     workflow.refuse_unknown(names)
+    workflow.refuse_unsuitable(names, unit)
     if taken := sorted({workflow.GREY_BOX, *names} & programs.keys()):
         raise ValueError(f"program: expected a name of its own, got {', '.join(taken)}; call it something else")
     foreign = {name: External(template, unit) for name, template in programs.items()}

@@ -107,6 +107,18 @@ def refuse_unknown(names: Sequence[str]) -> None:
         raise ValueError(f"models: expected some of {', '.join(known)}, got {', '.join(unknown)}")
 
 
+def refuse_unsuitable(names: Sequence[str], controls: Sequence[Control]) -> None:
+    """Refuse a cell for a unit without one knob, before anything is fitted.
+
+    Raises:
+        ValueError: it is asked for.
+    """
+    if _OPTICAL_CELL in names and _OPTICAL_CELL not in suitable([_OPTICAL_CELL], controls):
+        raise ValueError(
+            f"models: expected a unit with one knob for {_OPTICAL_CELL}, got {', '.join(map(str, controls))}"
+        )
+
+
 def is_trained(build: Any) -> bool:
     """Whether a builder trains for a while: it takes a folder to keep what it has, and seeds make a difference."""
     return "folder" in inspect.signature(build).parameters

@@ -583,6 +583,31 @@ def test_curves_beside_another_family(run, monkeypatch):
     assert "90 % release after 5 s, ms" in Path("out/measured.svg").read_text(encoding="utf-8")
 
 
+def test_curves_beside_a_model_of_the_same_name(run, monkeypatch):
+    """Every fit writes a model.safetensors."""
+    monkeypatch.setattr(compare, "_MEASURED_POSITIONS", 2)
+    paths = [Path(folder) / "model.safetensors" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        la.GreyBox().save(path)
+    assert run("curves", paths[0], "--out", "out", "--beside", paths[1]).status == 0
+    assert pd.read_csv("out/measured.csv")["model"].unique().tolist() == list(map(str, paths))
+
+
+def test_measured_curves_of_several_knobs_are_refused_before_anything_is_written(run, strip_model):
+    ran = run("curves", strip_model, "--out", "out", "--measure")
+    assert ran.status == 2
+    assert "measure: expected one knob that moves, got drive, ratio; hold others by --set" in ran.err
+    assert not Path("out").exists()
+
+
+def test_compare_refuses_a_cell_for_several_knobs_before_anything_is_fitted(run, strip_csv):
+    ran = run("compare", strip_csv, "--out", "out", "--controls", STRIP, "--models", "optical-cell")
+    assert ran.status == 2
+    assert "models: expected a unit with one knob for optical-cell, got " in ran.err
+    assert not Path("out").exists()
+
+
 def test_curves_beside_another_unit(run, strip_model):
     ran = run("curves", "published", "--out", "out", "--beside", strip_model)
     assert ran.status == 2

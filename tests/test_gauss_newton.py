@@ -384,6 +384,7 @@ def test_history_and_what_the_model_says_of_itself(fitted: la.FitResult, train: 
         "method": "gauss-newton",
         "per_setting": False,
         "seed": 0,
+        "family": "compressor",
         "stages": {"output_filter": False, "slow_release": False, "shelf": False, "feedback": False},
         "gauss_newton": {"max_steps": 40, "weight_prior_s": WEIGHT_PRIOR_S, "error_filter": "dc", "exact": False},
     }

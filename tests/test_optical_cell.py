@@ -904,13 +904,26 @@ def test_the_high_pass_keeps_the_lows_out_of_the_side_chain() -> None:
     assert found[0] < 0.5 * found[1]
 
 
-def test_slowest_time_is_that_of_traps_that_catch_something() -> None:
-    rise = math.log(9.0) * 1e3
-    assert params_of(CELL).slowest_ms() == pytest.approx(rise / 1.0)
-    assert params_of(CELL, slow_trap_capture_per_s=0.0).slowest_ms() == pytest.approx(rise / 5.0)
-    assert params_of(CELL | NO_TRAPS).slowest_ms() == pytest.approx(rise / 20.0)
-    rows = torch.tensor([0.0, 5.0]), torch.tensor([0.5, 2.0])
-    assert params_of(CELL, slow_trap_capture_per_s=rows[0], slow_trap_release_per_s=rows[1]).slowest_ms() > rise
+@pytest.mark.parametrize("setting", [CELL, QUICK, CELL | NO_TRAPS], ids=["device", "quick", "no traps"])
+def test_slowest_time_is_that_of_the_last_carriers_in_the_dark(setting: dict[str, float]) -> None:
+    params = params_of(setting)
+    few = torch.tensor([[1e-9, 0.0, 1e-9, 1e-9, 0.0]], dtype=torch.float64)
+    frames = round(4.0 * params.slowest_ms() * LOW_RATE / 1e3)
+    left = []
+    for _ in range(2):
+        _, few = optical_cell(
+            torch.zeros(1, frames, dtype=torch.float64), params, LOW_RATE, state=few, return_state=True
+        )
+        left.append(float(few[0, 0]))
+    assert left[1] / left[0] == pytest.approx(9.0**-4.0, rel=0.1)  # the step is implicit
+
+
+def test_slowest_time_of_a_batch_is_that_of_its_slowest_row() -> None:
+    each = [params_of(CELL, slow_trap_release_per_s=rate).slowest_ms() for rate in (0.5, 2.0)]
+    both = params_of(CELL, slow_trap_release_per_s=torch.tensor([0.5, 2.0], dtype=torch.float64))
+    assert both.slowest_ms() == pytest.approx(max(each), rel=1e-12)
+    assert params_of(CELL | NO_TRAPS, light_ms=1e4).slowest_ms() == 1e4
+    assert params_of(CELL | NO_TRAPS, highpass_hz=0.01).slowest_ms() == pytest.approx(math.log(9.0) / (2e-5 * math.pi))
 
 
 # Bounded

@@ -543,6 +543,26 @@ def test_not_one_knob(bare_frame: pd.DataFrame, method: str, count: int) -> None
     refused(f"controls: expected one knob, .* got {count}", frame, method=method, family=FAMILY, controls=controls)
 
 
+def test_one_recording_is_enough_to_fit_something(bare_frame: pd.DataFrame) -> None:
+    result = la.fit(bare_frame.iloc[:1], family=FAMILY, stages=BARE)
+    assert result.history["error"].iloc[-1] < 1e-3
+
+
+def test_a_card_of_the_other_family_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^card: expected one that gives the parameters of family optical-cell, .* sid"
+    ):
+        la.GreyBox(stages=CellStages())
+    with pytest.raises(ValueError, match=r"^card: expected one that gives the parameters of family compressor, .* thr"):
+        la.GreyBox(Taper())
+
+
+def test_native_curves_of_two_families_are_not_drawn_in_one_picture() -> None:
+    cell = unit_of(BARE).curves()
+    with pytest.raises(ValueError, match=r"^others: expected curves of the same family, got classical without sidech"):
+        figures.learned_curves(cell, others={"classical": la.GreyBox().curves()})
+
+
 # Ctrl-C
 
 

@@ -17,9 +17,10 @@ from ddsp_la2a.dsp.kernels import pieces
 from ddsp_la2a.dsp.optical_kernels import STATES
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.params import check_numbers, check_reference, checked_filter
-from ddsp_la2a.units import RISE_TIME_TO_TIME_CONSTANT, db_to_amplitude, rise_time_to_coefficient
+from ddsp_la2a.units import DB_PER_NEPER, RISE_TIME_TO_TIME_CONSTANT, db_to_amplitude, rise_time_to_coefficient
 
-_NUMBERS = 15
+_NUMBERS, _LIGHT_AND_CARRIERS = 15, 4
+_AT_ONCE = 1e6  # 1/s: of traps that catch nothing
 _FAST_TRAP = ("fast_trap_capture_per_s", "fast_trap_capacity", "fast_trap_release_per_s")
 _SLOW_TRAP = ("slow_trap_capture_per_s", "slow_trap_release_per_s")
 _OF_TRAPS = frozenset((*_FAST_TRAP, *_SLOW_TRAP))
@@ -112,13 +113,31 @@ class OpticalCellParams:
         return self.output_filter is not None
 
     def slowest_ms(self) -> float:
-        """Longest of the 10–90 % times in which it forgets, ms."""
-        rates = [self.recombination_per_s]
-        for capture, *_, release in (_FAST_TRAP, _SLOW_TRAP):
-            caught = getattr(self, capture)
-            if caught is not None and bool((torch.as_tensor(caught) > 0.0).any()):
-                rates.append(getattr(self, release))
-        return RISE_TIME_TO_TIME_CONSTANT * 1e3 / min(float(torch.as_tensor(rate).min()) for rate in rates)
+        """Longest of the 10–90 % times in which it forgets, ms.
+
+        Of the last few carriers in the dark: what traps let go they mostly catch again, so that it takes much longer
+        than they hold a carrier.
+        """
+        zero = dict.fromkeys((*_FAST_TRAP, *_SLOW_TRAP), 0.0)
+        given = {
+            name: torch.as_tensor(value).detach().double().cpu() for name, value in (zero | self.numbers()).items()
+        }
+        k1, k_fast, e_fast, k_slow, e_slow, highpass_hz, light_ms = torch.broadcast_tensors(
+            given["recombination_per_s"],
+            given["fast_trap_capture_per_s"],
+            given["fast_trap_release_per_s"],
+            given["slow_trap_capture_per_s"],
+            given["slow_trap_release_per_s"],
+            given["highpass_hz"],
+            given["light_ms"],
+        )
+        nothing = torch.zeros_like(k1)
+        e_fast, e_slow = (torch.where(k > 0.0, e, _AT_ONCE) for k, e in ((k_fast, e_fast), (k_slow, e_slow)))
+        rows = (k1 + k_fast + k_slow, -e_fast, -e_slow), (-k_fast, e_fast, nothing), (-k_slow, nothing, e_slow)
+        rates = torch.linalg.eigvals(torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)).real
+        slowest = rates.amin()
+        times = RISE_TIME_TO_TIME_CONSTANT / torch.stack([slowest, 2.0 * torch.pi * highpass_hz.min()])
+        return float(torch.cat([1e3 * times, light_ms.max()[None]]).max())
 
 
 def optical_cell(
@@ -200,6 +219,10 @@ def _all_states(state: Tensor | None, states: int, audio: Tensor) -> Tensor:
         raise ValueError(f"state: expected shape {(len(audio), states)}, got {tuple(given.shape)}")
     if known_any(~torch.isfinite(given)):
         raise ValueError(f"state: expected finite numbers, got {state}")
+    if known_any(given[:, :_LIGHT_AND_CARRIERS] < 0.0):
+        raise ValueError(
+            f"state: expected light and carriers of 0 or more, got {state}; give what an earlier call gave"
+        )
     return given
 
 
@@ -232,7 +255,7 @@ def _coefficients(given: dict[str, Tensor], sample_rate: float) -> Tensor:
         given["fast_trap_release_per_s"] * step if fast else nothing,
         given["slow_trap_capture_per_s"] * step if slow else nothing,
         given["slow_trap_release_per_s"] * step if slow else nothing,
-        1.0 / (db_to_amplitude(given["largest_reduction_db"]) - 1.0),
+        1.0 / torch.expm1(given["largest_reduction_db"] / DB_PER_NEPER),
         db_to_amplitude(given["makeup_db"]),
     )
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)

@@ -93,6 +93,11 @@ def learned_curves(
     for row, parameter in zip(panels, parameters, strict=True):
         for axis, (knob, part) in zip(row, sweeps, strict=True):
             beside = {name: dict(_sweeps(other, controls))[knob] for name, other in (others or {}).items()}
+            if foreign := [name for name, other in beside.items() if parameter.name not in other]:
+                raise ValueError(
+                    f"others: expected curves of the same family, got {', '.join(foreign)} without {parameter.name}; "
+                    "measured_curves draws families side by side"
+                )
             _draw(axis, part, parameter, knob, settings_seen, beside, controls)
         if parameter.scale == "log":
             row[0].set_yscale("log")
@@ -224,6 +229,9 @@ def measured_curves(measured: pd.DataFrame, title: str = "", controls: Sequence[
 def static_curves(model: GreyBox, positions: Sequence[float] = (), title: str = "") -> Any:
     """Output over input level in dB of the steady state, one line a knob position, one panel a switch position.
 
+    An optical cell has no curve: it is measured, see :func:`~ddsp_la2a.evaluation.measure.static_curve`, at each level
+    for half a second, in which a cell with slow traps doesn't quite come to rest.
+
     Several knobs have a column of panels each, in which the others stand at :meth:`GreyBox.middle`.
 
     Args:
@@ -269,7 +277,7 @@ def static_curves(model: GreyBox, positions: Sequence[float] = (), title: str = 
 
 
 def _steady(model: GreyBox, row: pd.Series) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Input and output level in dB of the steady state: from the curve, or of a 1 kHz tone where there is none."""
+    """Input and output level in dB: from the curve, or where there is none of a tone after a third of a second."""
     if not isinstance(model.stages, Stages):
         positions = {control.name: row[column_of(model.controls)[control.name]] for control in model.controls}
         measured = static_curve(model, **positions)

@@ -100,7 +100,8 @@ class TaperCard:
 
     def __init__(self, taper: Taper, frame: pd.DataFrame, prior_s: float) -> None:
         positions = torch.tensor(frame[[control.name for control in taper.controls]].to_numpy(dtype=np.float64))
-        self._settings, self._rows = torch.unique(positions, dim=0, return_inverse=True)
+        self._settings, rows = torch.unique(positions, dim=0, return_inverse=True)
+        self._rows = rows.numpy()
         self._taper = taper
         self.start = self.mean = np.zeros(taper.weight.numel())
         self.variance = np.ones_like(self.mean)

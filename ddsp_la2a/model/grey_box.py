@@ -74,6 +74,12 @@ class GreyBox(nn.Module):
     ) -> None:
         super().__init__()
         self.card = card if card is not None else ControlNet()
+        given = {parameter.name for parameter in self.card.parameters_table}
+        if missing := [p.name for p in stages.card_parameters if p.name not in given]:
+            raise ValueError(
+                f"card: expected one that gives the parameters of family {stages.family}, got one without "
+                f"{', '.join(missing)}; a Taper is for optical cells, a ControlNet for compressors"
+            )
         self.covariance: Tensor | None = None
         self.stages = stages
         self.sample_rate = sample_rate
