@@ -907,7 +907,7 @@ def test_the_high_pass_keeps_the_lows_out_of_the_side_chain() -> None:
 @pytest.mark.parametrize("setting", [CELL, QUICK, CELL | NO_TRAPS], ids=["device", "quick", "no traps"])
 def test_slowest_time_is_that_of_the_last_carriers_in_the_dark(setting: dict[str, float]) -> None:
     params = params_of(setting)
-    few = torch.tensor([[1e-9, 0.0, 1e-9, 1e-9, 0.0]], dtype=torch.float64)
+    few = torch.tensor([[1e-9, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     frames = round(4.0 * params.slowest_ms() * LOW_RATE / 1e3)
     left = []
     for _ in range(2):
