@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddsp_la2a.dsp import optical_kernels, output_stage
+from ddsp_la2a.dsp import optical_derivative_kernels, optical_kernels, output_stage
 from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, as_array, number_or_row, or_zeros
 from ddsp_la2a.dsp.checks import check_audio, check_sample_rate, known_any
 from ddsp_la2a.dsp.compiling import over_rows
@@ -314,7 +314,7 @@ class _CellAdjoint(FirstDerivative):
         grad_coefficients = torch.empty(coefficients.shape, dtype=torch.float64)
         adjoint = grad_state.to(device="cpu", dtype=torch.float64, copy=True).contiguous()
         arrays = map(as_array, (audio, coefficients, kept, grad_output, grad_audio, grad_coefficients, adjoint))
-        over_rows(optical_kernels.cell_backward, rows, samples, *arrays)
+        over_rows(optical_derivative_kernels.cell_backward, rows, samples, *arrays)
         return tuple(part.to(audio.device) for part in (grad_audio, grad_coefficients, adjoint))
 
 
@@ -331,5 +331,5 @@ class _CellTangent(FirstDerivative):
         after = d_state.to(device="cpu", copy=True)[:, :, None].contiguous()
         inputs = map(as_array, (audio, d_audio[:, None], coefficients, d_coefficients[:, :, None]))
         others = map(as_array, (state.to(device="cpu", copy=True).contiguous(), after, output, tangents))
-        over_rows(optical_kernels.cell_tangents, rows, samples, *inputs, *others)
+        over_rows(optical_derivative_kernels.cell_tangents, rows, samples, *inputs, *others)
         return tangents[:, 0].to(audio.device, audio.dtype), after[:, :, 0].to(audio.device)

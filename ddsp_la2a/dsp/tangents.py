@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from torch import Tensor
 
-from ddsp_la2a.dsp import feedback_kernels, optical_kernels, tangent_kernels
+from ddsp_la2a.dsp import feedback_kernels, optical_derivative_kernels, optical_kernels, tangent_kernels
 from ddsp_la2a.dsp.checks import check_sample_rate
 from ddsp_la2a.dsp.compressor import stage_coefficients
 from ddsp_la2a.dsp.optical_cell import OpticalCellParams, cell_coefficients
@@ -156,7 +156,7 @@ class _OpticalCell:
 
     def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
         at = self._coefficients, self._directions, self._state, self._tangents
-        optical_kernels.cell_tangents(0, 1, audio[None], _CONSTANT, *at, output[None], tangents[None])
+        optical_derivative_kernels.cell_tangents(0, 1, audio[None], _CONSTANT, *at, output[None], tangents[None])
 
 
 class _Filtered:
