@@ -117,7 +117,7 @@ def gauss_newton(take: pd.DataFrame, cap_s: float, coordinates: Coordinates) -> 
     def quadratic_at(point: Tensor, _: float) -> Quadratic:
         found = physical(at := point.clone().requires_grad_(), coordinates).numbers()
         slopes = torch.autograd.grad(sum(found[p.name] for p in coordinates), at)[0].numpy()
-        sums = recordings.products([(0, physical(point, coordinates))])[0].sum(axis=0)
+        sums = next(recordings.products([(0, physical(point, coordinates))])).sum(axis=0)
         sums /= sums[TARGET, TARGET]
         hessian = sums[np.ix_(rows, rows)] * slopes[:, None] * slopes
         return Quadratic(0.5 * sums[ERROR, ERROR], sums[rows, ERROR] * slopes, hessian)
@@ -218,7 +218,7 @@ def one_pass(folder: Path, minutes: int) -> None:
     take = recorded(folder, "long", audio.flatten().numpy(), la.compressor(audio, TRUE, RATE).flatten().numpy())
     recordings, weight, point = Recordings(take), torch.ones_like(audio), start_of(SIX).requires_grad_()
     jobs = {
-        "Gauss–Newton": lambda: recordings.products([(0, START)]),
+        "Gauss–Newton": lambda: list(recordings.products([(0, START)])),
         "forward + backward": lambda: la.compressor(audio, physical(point, SIX), RATE).backward(weight),
         "reading": lambda: [list(map(len, read_blocks(p, 0, audio.numel(), 1 << 16))) for p in take[PATHS].iloc[0]],
     }

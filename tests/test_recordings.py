@@ -124,7 +124,7 @@ def test_products_are_those_of_the_whole_file(
 
 def test_the_error_filter_is_dc_by_default(write: Write, programme: Callable[..., np.ndarray]) -> None:
     recordings = Recordings(write(signals(programme, 1, 2.0)))
-    by_default, dc = (recordings.products([(0, params_of())], *name)[0] for name in ((), ("dc",)))
+    by_default, dc = (next(recordings.products([(0, params_of())], *name)) for name in ((), ("dc",)))
     np.testing.assert_array_equal(by_default, dc)
 
 
@@ -173,17 +173,17 @@ def test_rows_in_any_order_and_several_times(write: Write, programme: Callable[.
         (0, params_of()),
         (2, params_of()),
     ]
-    found = recordings.products(requests)
+    found = list(recordings.products(requests))
     assert len(found) == len(requests)
     for (row, params), sums in zip(requests, found, strict=True):
         np.testing.assert_array_equal(sums, in_one_pass(*pairs[row], params))
-    assert recordings.products([]) == []
+    assert list(recordings.products([])) == []
 
 
 def test_a_folder_will_do(recordings: Path) -> None:
     found = Recordings(recordings)
     assert len(found.frame) == len(found.seconds) == 5
-    sums = found.products([(row, params_of()) for row in range(5)])
+    sums = list(found.products([(row, params_of()) for row in range(5)]))
     np.testing.assert_array_equal([len(s) for s in sums], np.ceil(4.0 * found.seconds))
 
 
@@ -191,7 +191,7 @@ def test_the_frame_given_is_left_alone(write: Write, programme: Callable[..., np
     frame = write(signals(programme, 1, 2.0), signals(programme, 2, 2.0)).set_index(pd.Index([7, 3]))
     before = frame.copy()
     recordings = Recordings(frame)
-    recordings.products([(1, params_of())])
+    list(recordings.products([(1, params_of())]))
     pd.testing.assert_frame_equal(frame, before)
     assert recordings.frame.index.tolist() == [0, 1]
 
@@ -204,7 +204,7 @@ def test_the_number_of_threads_changes_no_bit(long_frame: pd.DataFrame, threads:
     found = []
     for number in (1, 2, 2, 5):
         threads(number)
-        found.append(Recordings(long_frame).products(requests))
+        found.append(list(Recordings(long_frame).products(requests)))
     for again in found[1:]:
         for sums, expected in zip(again, found[0], strict=True):
             np.testing.assert_array_equal(sums, expected)
@@ -214,7 +214,7 @@ def test_progress_counts_every_second_once(long_frame: pd.DataFrame, threads: Ca
     threads(2)
     recordings = Recordings(long_frame)
     done: list[float] = []
-    recordings.products([(0, params_of()), (0, params_of())], progress=done.append)
+    list(recordings.products([(0, params_of()), (0, params_of())], progress=done.append))
     assert len(done) == 16
     assert sum(done) == pytest.approx(2 * recordings.seconds.sum())
 
@@ -239,7 +239,7 @@ SLOW = {"attack_ms": 2000.0, "release_ms": 2000.0}
 )
 def test_lanes_are_nearly_one_pass(long_frame: pd.DataFrame, times: dict[str, float]) -> None:
     requests = [(0, params_of(**times))]
-    lanes, exact = (Recordings(long_frame, exact=exact).products(requests)[0] for exact in (False, True))
+    lanes, exact = (next(Recordings(long_frame, exact=exact).products(requests)) for exact in (False, True))
     assert lanes.shape == exact.shape == (4 * 480, 8, 8)
     total, expected = lanes.sum(axis=0), exact.sum(axis=0)
     assert total[ERROR, ERROR] == pytest.approx(expected[ERROR, ERROR], rel=1e-6)
@@ -271,7 +271,7 @@ def test_what_a_lane_does_not_know_of_its_state(write: Write, attack_ms: float, 
     x = np.full(481 * RATE, 0.5, np.float32)
     frame = write((x, np.zeros_like(x)))
     params = params_of(attack_ms=attack_ms, release_ms=release_ms)
-    found = (Recordings(frame, exact=exact).products([(0, params)], "none")[0] for exact in (False, True))
+    found = (next(Recordings(frame, exact=exact).products([(0, params)], "none")) for exact in (False, True))
     lanes, exact = (sums[:, ERROR, ERROR] for sums in found)
     settled = math.sqrt(exact[-1] / QUARTER) / 0.5 / 10.0 ** (SETTING["makeup_db"] / 20.0)
     assert 0.1 < settled < 0.9
@@ -295,7 +295,7 @@ def test_what_a_lane_does_not_know_of_a_release(write: Write, release_ms: float)
     x = np.concatenate([minute[-RATE:], *[minute] * 8]).astype(np.float32)
     frame = write((x, np.zeros_like(x)))
     params = params_of(release_ms=release_ms)
-    found = (Recordings(frame, exact=exact).products([(0, params)], "none")[0] for exact in (False, True))
+    found = (next(Recordings(frame, exact=exact).products([(0, params)], "none")) for exact in (False, True))
     lanes, exact = (np.sqrt(sums[240::240, ERROR, ERROR]) for sums in found)
     depth = 1.0 - compressor(x[: RATE + loud_until], RATE, **SETTING | {"release_ms": release_ms}).state
     assert depth > 0.8
@@ -312,7 +312,7 @@ def test_number_of_lanes(write: Write, rows: int, seconds: float, lanes: int) ->
     silence = np.zeros(round(seconds * RATE), np.float32)
     recordings = Recordings(write(*[(silence, silence)] * rows))
     done: list[float] = []
-    recordings.products([(row, params_of()) for row in range(rows)], progress=done.append)
+    list(recordings.products([(row, params_of()) for row in range(rows)], progress=done.append))
     assert len(done) == rows * lanes
     assert lanes == 1 or min(done) >= 60.0
     assert sum(done) == pytest.approx(recordings.seconds.sum())
@@ -356,8 +356,8 @@ def test_thinned_is_never_more_than_asked(write: Write, programme: Callable[...,
     some_frames = 4 / RATE
     assert (thin.seconds <= asked + some_frames).all()
     assert (thin.seconds >= np.minimum(whole, asked) - some_frames).all()
-    found = thin.products([(row, params_of()) for row in range(4)])
-    everything = Recordings(recordings.frame, exact=True).products([(row, params_of()) for row in range(4)])
+    found = list(thin.products([(row, params_of()) for row in range(4)]))
+    everything = list(Recordings(recordings.frame, exact=True).products([(row, params_of()) for row in range(4)]))
     for row, (sums, all_sums) in enumerate(zip(found, everything, strict=True)):
         if whole[row] <= asked:
             np.testing.assert_array_equal(sums, all_sums)
@@ -381,7 +381,7 @@ def test_thinned_copies_have_no_lanes_and_stay_within_stretches(write: Write) ->
     frame = write(ramp(400.0))
     limits = {"start_frame": [0, 200 * RATE], "stop_frame": [150 * RATE, 400 * RATE]}
     frame = pd.concat([frame] * 2, ignore_index=True).assign(**limits)
-    found = Recordings(frame).thinned(20.0).products([(0, params_of()), (1, params_of())], "none")
+    found = list(Recordings(frame).thinned(20.0).products([(0, params_of()), (1, params_of())], "none"))
     for sums, (first, stop) in zip(found, ((1.0, 150.0), (201.0, 400.0)), strict=True):
         times = times_of(sums, 0.25)
         assert len(times) == 80
@@ -454,4 +454,30 @@ def test_an_unfit_skip_is_refused_by_name(write: Write, programme: Callable[...,
 
 def test_a_row_that_is_not_there(write: Write, programme: Callable[..., np.ndarray]) -> None:
     with pytest.raises(IndexError):
-        Recordings(write(signals(programme, 1, 3.0))).products([(1, params_of())])
+        list(Recordings(write(signals(programme, 1, 3.0))).products([(1, params_of())]))
+
+
+# What is left alone
+
+
+def test_nothing_is_read_on_once_nobody_listens(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends a pass within a block, not after twenty minutes of audio."""
+    silence = np.zeros(200 * RATE, np.float32)
+    recordings = Recordings(write(*[(silence, silence)] * 4), exact=True)
+    blocks, read = [], recordings._blocks
+
+    def counted(*stretch: int):
+        for block in read(*stretch):
+            blocks.append(block)
+            yield block
+
+    monkeypatch.setattr(recordings, "_blocks", counted)
+    whole = sum(1 for _ in counted(0, 0, 200 * RATE))
+    blocks.clear()
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(recordings.products([(row, params_of()) for row in range(4)], progress=interrupted))
+    assert len(blocks) < 3 * whole

@@ -14,16 +14,15 @@ from torch import nn
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.data.frame import linked_takes, rows_by_setting
-from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT
 from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.fitting.gradient import WEIGHT_PRIOR_S, Training
 from ddsp_la2a.fitting.joint import Joint, JointProblem, NetworkCard, TableCard, marked
 from ddsp_la2a.fitting.least_squares import Minimum
 from ddsp_la2a.fitting.optical import fit_taper
 from ddsp_la2a.fitting.passes import Array, Passes
-from ddsp_la2a.fitting.recordings import SUMS_PER_S, Recordings
+from ddsp_la2a.fitting.recordings import Recordings
 from ddsp_la2a.fitting.search import FINE, ROUGH, THIN_S, Search, first_stages, thicker
-from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance, score_covariance
+from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import MAKEUP, control_columns
@@ -71,7 +70,7 @@ def fit_settings(
     """A point for every group of recordings, each fitted on its own: first with the output filter only, then with all.
 
     Returns:
-        minima whose ``found`` are the products of the group's recordings, a list in their order.
+        minima whose ``found`` is the covariance of the group's gradient.
     """
     first = first_stages(coordinates)
     minima = Search(passes, recordings, groups, first, max_steps).spread(seed)
@@ -247,8 +246,7 @@ def fit_gauss_newton(
 def _covariance_of_setting(minimum: Minimum, coordinates: Coordinates, seconds: Array) -> Array:
     """Of the parameters as shares of their ranges, where a value near an end is felt as much as any other."""
     scale = 1.0 / coordinates.shares(minimum.point)
-    meat = np.sum([_score_covariance(products, coordinates.sample_rate) for products in minimum.found], axis=0)
-    hessian, meat = (matrix * np.outer(scale, scale) for matrix in (minimum.quadratic.hessian, meat))
+    hessian, meat = (matrix * np.outer(scale, scale) for matrix in (minimum.quadratic.hessian, minimum.found))
     wide = np.where(np.arange(len(scale)) == coordinates.card, _WIDE_DB, _WIDE)
     precision = np.maximum(NOISE_FLOOR / coordinates.sample_rate / wide, _BARELY * np.diag(hessian))
     return covariance(hessian, meat, precision, wide, _blocks(seconds))
@@ -257,8 +255,8 @@ def _covariance_of_setting(minimum: Minimum, coordinates: Coordinates, seconds: 
 def _covariance_of_network(problem: JointProblem, joint: Joint, recordings: Recordings) -> Array:
     hessian = joint.minimum.quadratic.hessian - np.diag(problem.precision)
     meat = np.zeros_like(hessian)
-    for derivative, products in zip(joint.derivatives, joint.products, strict=True):
-        meat += derivative.T @ _score_covariance(products, recordings.sample_rate) @ derivative
+    for derivative, scattered in zip(joint.derivatives, joint.covariances, strict=True):
+        meat += derivative.T @ scattered @ derivative
     variance = np.minimum(problem.variance, MAKEUP.high**2)
     precision = np.maximum(problem.precision, NOISE_FLOOR / recordings.sample_rate / variance)
     return covariance(hessian, meat, precision, variance, _blocks(recordings.seconds))
@@ -266,8 +264,3 @@ def _covariance_of_network(problem: JointProblem, joint: Joint, recordings: Reco
 
 def _blocks(seconds: Array) -> float:
     return sum(duration / block_seconds(duration) for duration in seconds)
-
-
-def _score_covariance(products: Array, sample_rate: float) -> Array:
-    tangents = products[:, FIRST_TANGENT:, FIRST_TANGENT:].sum(axis=0)
-    return score_covariance(products[:, FIRST_TANGENT:, ERROR], tangents, SUMS_PER_S, sample_rate)

@@ -124,14 +124,14 @@ class Joint(NamedTuple):
         points: of every recording, ``(recordings, coordinates)``.
         derivatives: of those for the minimum's point, ``(recordings, coordinates, n)``.
         quadratics: of every recording.
-        products: of every recording, see :meth:`Passes.quadratics`.
+        covariances: of every recording's gradient.
     """
 
     minimum: Minimum
     points: Array
     derivatives: Array
     quadratics: list[Quadratic]
-    products: list[Array]
+    covariances: list[Array]
 
 
 def marked(joint: Joint, interrupted: bool) -> Joint:
@@ -208,7 +208,7 @@ class JointProblem:
         passes.log(stage, 2.0 * sum_of(quadratics).value / recordings.seconds.sum())
         total = self.total(point, derivatives, quadratics)
         minimum = Minimum(point, total, None, False)
-        return Joint(minimum, points, derivatives, quadratics, [products for _, products in answers])
+        return Joint(minimum, points, derivatives, quadratics, [scattered for _, scattered in answers])
 
     def fit(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from ddsp_la2a.dsp.normal_equations import ERROR, FIRST_TANGENT, TARGET
 from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.fitting.gradient import Training
 from ddsp_la2a.fitting.least_squares import Quadratic
-from ddsp_la2a.fitting.recordings import Recordings
+from ddsp_la2a.fitting.recordings import SUMS_PER_S, Recordings
+from ddsp_la2a.fitting.uncertainty import score_covariance
 
 Array = NDArray[np.float64]
 
@@ -43,23 +45,17 @@ class Passes:
     def quadratics(
         self, recordings: Recordings, points: Sequence[tuple[int, Array]], coordinates: Coordinates
     ) -> list[tuple[Quadratic, Array]]:
-        """Quadratic of every (recording, point) and the products it is made of, one a quarter of a second.
+        """Quadratic of every (recording, point), and the covariance of its gradient.
 
         Where derivatives overflow, as those of a feedback loop that swings by itself may, the value is infinite.
         """
         asked = [(row, coordinates.physical(point)) for row, point in points]
-        found = recordings.products(asked, self._error_filter, self._bar.update)
-        seconds, answers = recordings.seconds, []
-        for (row, point), products in zip(points, found, strict=True):
-            power = products[:, TARGET, TARGET].sum() / (seconds[row] * recordings.sample_rate)
-            scale = np.concatenate([np.ones(FIRST_TANGENT), coordinates.slopes(point)])
-            shares = products * scale[:, None] * scale / (recordings.sample_rate * (power + _SILENCE))
-            total, tangents = shares.sum(axis=0), slice(FIRST_TANGENT, None)
-            quadratic = Quadratic(0.5 * total[ERROR, ERROR], total[tangents, ERROR], total[tangents, tangents])
-            if not np.isfinite(total).all():
-                quadratic = Quadratic(np.inf, np.zeros(len(point)), np.zeros((len(point), len(point))))
-            answers.append((quadratic, shares))
-        return answers
+        seconds = recordings.seconds
+        with closing(recordings.products(asked, self._error_filter, self._bar.update)) as found:
+            return [
+                _answer(products, point, coordinates, seconds[row])
+                for (row, point), products in zip(points, found, strict=True)
+            ]
 
     def log(self, stage: str, error: float) -> None:
         """Note a pass and its error-to-signal ratio."""
@@ -71,6 +67,20 @@ class Passes:
         self._bar.close()
         history = pd.DataFrame(self.history)
         return Training(history, converged, interrupted, time.monotonic() - self._started)
+
+
+def _answer(products: Array, point: Array, coordinates: Coordinates, seconds: float) -> tuple[Quadratic, Array]:
+    rate = coordinates.sample_rate
+    power = products[:, TARGET, TARGET].sum() / (seconds * rate)
+    scale = np.concatenate([np.ones(FIRST_TANGENT), coordinates.slopes(point)])
+    shares = products * scale[:, None] * scale / (rate * (power + _SILENCE))
+    total, tangents = shares.sum(axis=0), slice(FIRST_TANGENT, None)
+    if not np.isfinite(total).all():
+        nothing = np.zeros((len(point), len(point)))
+        return Quadratic(np.inf, np.zeros(len(point)), nothing), nothing
+    hessian = total[tangents, tangents]
+    scattered = score_covariance(shares[:, tangents, ERROR], hessian, SUMS_PER_S, rate)
+    return Quadratic(0.5 * total[ERROR, ERROR], total[tangents, ERROR], hessian), scattered
 
 
 def sum_of(quadratics: Sequence[Quadratic]) -> Quadratic:

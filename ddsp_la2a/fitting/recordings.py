@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,10 +131,11 @@ class Recordings:
         requests: Sequence[tuple[int, Params]],
         error_filter: str = "dc",
         progress: Callable[[float], object] | None = None,
-    ) -> list[NDArray[np.float64]]:
+    ) -> Generator[NDArray[np.float64], None, None]:
         """Products of error, target and derivatives, for rows with parameters.
 
-        The result does not depend on the number of threads.
+        The result does not depend on the number of threads. They are given one by one, because those of 20 min are
+        10 MB a row; left before the end, as by Ctrl-C, it stops within a block.
 
         Args:
             requests: row numbers and parameters; a row may occur several times.
@@ -143,28 +145,33 @@ class Recordings:
         Returns:
             for each request sums over a quarter of a second each, in the order of time, ``(sums, n, n)``.
         """
-        tasks = [(row, params, stretch) for row, params in requests for stretch in self._stretches[row]]
+        left = threading.Event()
 
-        def run(task: tuple[int, Params, _Stretch]) -> NDArray[np.float64]:
-            found = self._stretch_products(*task, error_filter)
+        def run(row: int, params: Params, stretch: _Stretch) -> NDArray[np.float64]:
+            found = self._stretch_products(row, params, stretch, error_filter, left)
             if progress is not None:
-                progress((task[2].stop - task[2].first) / self.sample_rate)
+                progress((stretch.stop - stretch.first) / self.sample_rate)
             return found
 
+        tasks = [(row, params, stretch) for row, params in requests for stretch in self._stretches[row]]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             try:
-                done = iter(list(pool.map(run, tasks)))
+                done = pool.map(run, *zip(*tasks, strict=True)) if tasks else iter(())
+                for row, _ in requests:
+                    yield np.concatenate([next(done) for _ in self._stretches[row]])
             except BaseException:
+                left.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-        return [np.concatenate([next(done) for _ in self._stretches[row]]) for row, _ in requests]
 
-    def _stretch_products(self, row: int, params: Params, stretch: _Stretch, error_filter: str) -> NDArray[np.float64]:
+    def _stretch_products(
+        self, row: int, params: Params, stretch: _Stretch, error_filter: str, left: threading.Event
+    ) -> NDArray[np.float64]:
         memory = warmup_seconds(params.slowest_ms())
         memory = memory if self._exact else min(memory, self._longest_warmup_s)
         begin = max(stretch.start, stretch.first - max(self._skip, seconds_to_frames(memory, self.sample_rate)))
         return error_products(
-            self._blocks(row, begin, stretch.stop),
+            itertools.takewhile(lambda _: not left.is_set(), self._blocks(row, begin, stretch.stop)),
             params,
             self.sample_rate,
             error_filter=error_filter,

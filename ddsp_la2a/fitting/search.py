@@ -129,7 +129,7 @@ class Search:
     def _evaluator(
         self, stage: str, where: Recordings
     ) -> Callable[[Sequence[tuple[int, Array]]], list[tuple[Quadratic, Any]]]:
-        """From (group, point) to the group's quadratic and the products of its recordings, a list in their order."""
+        """From (group, point) to the group's quadratic and the covariance of its gradient, without the prior."""
         seconds = np.array([where.seconds[list(rows)].sum() for rows in self._groups])
         least = np.full(len(self._groups), np.inf)
 
@@ -146,7 +146,7 @@ class Search:
                     summed.gradient + self._precision * point,
                     summed.hessian + np.diag(self._precision),
                 )
-                answers.append((pulled, [products for _, products in parts]))
+                answers.append((pulled, np.sum([scattered for _, scattered in parts], axis=0)))
             known = np.isfinite(least)
             self._passes.log(stage, float(least[known] @ seconds[known] / seconds[known].sum()))
             return answers
