@@ -671,11 +671,14 @@ def test_ctrl_c_in_the_network_keeps_the_best(
         (1, 0),
     ],
 )
-def test_ctrl_c_before_the_network_comes_through(
-    train: pd.DataFrame, interrupter: Interrupter, begins: list[int], fit: int, later: int
+def test_ctrl_c_before_the_network_leaves_a_table(
+    train: pd.DataFrame, interrupter: Interrupter, begins: list[int], tmp_path: Path, fit: int, later: int
 ) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        interrupter.fit(train, begins[fit] + later)
+    result = interrupter.kept(train, begins[fit] + later)
+    scored = la.evaluate({"it": result.model}, train, split="train")
+    assert scored["esr_dc_filtered"].max() < 0.05
+    assert result.model.covariance is None
+    cut_short(result, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -696,18 +699,19 @@ def test_ctrl_c_keeps_the_best_cards(
 
 
 def test_ctrl_c_while_starts_are_followed(train: pd.DataFrame, interrupter: Interrupter, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        interrupter.fit(train, 4)
-    cut_short(interrupter.kept(train, 4, per_setting=True), tmp_path)
+    for per_setting in (False, True):
+        cut_short(interrupter.kept(train, 4, per_setting=per_setting), tmp_path / str(per_setting))
 
 
 @pytest.mark.parametrize("per_setting", [False, True])
-def test_ctrl_c_among_the_starts_comes_through(
-    train: pd.DataFrame, interrupter: Interrupter, per_setting: bool
+def test_ctrl_c_among_the_starts(
+    train: pd.DataFrame, interrupter: Interrupter, tmp_path: Path, per_setting: bool
 ) -> None:
-    for at in (0, 1):
-        with pytest.raises(KeyboardInterrupt):
-            interrupter.fit(train, at, per_setting=per_setting)
+    with pytest.raises(KeyboardInterrupt):
+        interrupter.fit(train, 0, per_setting=per_setting)
+    result = interrupter.kept(train, 1, per_setting=per_setting)
+    assert result.history["stage"].tolist() == ["starts"]
+    cut_short(result, tmp_path)
 
 
 # Parts

@@ -633,16 +633,21 @@ def test_ctrl_c_leaves_a_model(
     assert la.load(tmp_path / "run" / "model.safetensors").info["converged"] is False
 
 
-@pytest.mark.parametrize("at", [0, 5, 12])
-def test_ctrl_c_before_there_is_anything_to_keep(
+def test_ctrl_c_before_there_is_anything_to_keep(short_frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Interrupter(monkeypatch).fit(short_frame, 0)
+
+
+@pytest.mark.parametrize("at", [5, 12])
+def test_ctrl_c_before_there_is_one_cell_for_all(
     short_frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    came = False
-    try:
-        Interrupter(monkeypatch).fit(short_frame, at)
-    except KeyboardInterrupt:
-        came = True
-    assert came
+    """Then every setting has the best cell of its own so far."""
+    result = Interrupter(monkeypatch).fit(short_frame, at)
+    assert result.interrupted is True
+    assert result.model.stages == BARE
+    assert result.model.covariance is None
+    assert np.isfinite(error_signal_db(result.model, short_frame))
 
 
 # Processing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings, fit_gauss_newton
 from ddsp_la2a.fitting.gradient import AdamSettings, Training, train
+from ddsp_la2a.fitting.journal import Journal
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import control_columns
@@ -125,6 +127,7 @@ def fit(
     warmup_s: float = 2.0,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> FitResult:
     """Fit a grey box to recordings of one unit.
 
@@ -151,14 +154,20 @@ def fit(
             :func:`ddsp_la2a.data.segments.warmup_seconds`.
         seed: of starts, first weights and order of segments.
         progress: show a progress bar.
+        checkpoint: file that an interrupted fit goes on from if it is there, to the same model to the last bit, and
+            that is brought up to date every half minute and at the end; the one before stays beside it. None: nothing
+            is written.
 
     Returns:
         The model with history and configuration; the model's ``info`` names data hash and scores.
 
     Raises:
         ValueError: no ``train`` rows, several devices, an unknown method or family, the other method's settings, stages
-            of the other family, not one knob for an optical cell, or recordings that can't be read.
-        KeyboardInterrupt: Ctrl-C before there was anything worth keeping; later it ends the fit with the best so far.
+            of the other family, not one knob for an optical cell, recordings that can't be read, or a checkpoint that
+            is damaged or of other recordings or settings.
+        OSError: the checkpoint can't be written.
+        KeyboardInterrupt: Ctrl-C before there was anything worth keeping; later it ends the fit with the best so far:
+            where the settings had no model of all yet, with one of each on its own, without intervals.
     """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
@@ -184,16 +193,25 @@ def fit(
     refuse_several_devices(fitted)
     config: dict[str, Any] = {"method": method, "per_setting": per_setting, "seed": seed}
     config |= {"family": family, "stages": asdict(stages)}
+    kept = None if checkpoint is None else Path(checkpoint)
     if method == "adam":
         config |= {"segment_s": segment_s, "warmup_s": warmup_s, "adam": asdict(adam or AdamSettings())}
         config["adam"]["seed"] = seed
         settings = AdamSettings(**config["adam"])
-        model, ran = _fit_adam(by_split, controls, stages, per_setting, segment_s, warmup_s, settings, seed, progress)
+        cut = (segment_s, warmup_s)
+        model, ran = _fit_adam(by_split, controls, stages, per_setting, cut, settings, seed, progress, kept)
         training_loss, validation_esr = _least(ran.history, "loss"), _least(ran.history, "validation_esr")
     else:
         config["gauss_newton"] = asdict(gauss_newton or GaussNewtonSettings())
         how = GaussNewtonSettings(**config["gauss_newton"])
-        model, ran = fit_gauss_newton(by_split["train"], controls, stages, per_setting, how, seed, progress)
+        fingerprint = "" if kept is None else _fingerprint(by_split["train"], controls, config)
+        journal = Journal(kept, fingerprint)
+        try:
+            model, ran = fit_gauss_newton(
+                by_split["train"], controls, stages, per_setting, how, seed, progress, journal
+            )
+        finally:
+            journal.write()
         last = ran.history[ran.history["stage"] == ran.history["stage"].iloc[-1]]
         training_loss, validation_esr = _least(last, "error"), None
     training = by_split["train"]
@@ -221,15 +239,15 @@ def _fit_adam(
     controls: Sequence[Control],
     stages: AnyStages,
     per_setting: bool,
-    segment_s: float,
-    warmup_s: float,
+    cut: tuple[float, float],
     settings: AdamSettings,
     seed: int,
     progress: bool,
+    checkpoint: Path | None,
 ) -> tuple[GreyBox, Training]:
-    training = SegmentDataset(by_split["train"], segment_s, warmup_s, controls=controls)
+    training = SegmentDataset(by_split["train"], *cut, controls=controls)
     watched = by_split.get("val")
-    validation = None if watched is None else SegmentDataset(watched, segment_s, warmup_s, controls=controls)
+    validation = None if watched is None else SegmentDataset(watched, *cut, controls=controls)
     card: ControlNet | ParameterTable | Taper
     if per_setting:
         card = generic_start(training.frame, controls, stages)
@@ -254,8 +272,15 @@ def _fit_adam(
         settings,
         "fit every setting" if per_setting else "fit",
         progress,
+        checkpoint,
     )
     return model, ran
+
+
+def _fingerprint(frame: pd.DataFrame, controls: Sequence[Control], config: dict[str, Any]) -> str:
+    """Hash of what the answers of a least-squares fit's passes follow from."""
+    described = json.dumps([data_hash(frame, controls), [str(control) for control in controls], config])
+    return hashlib.sha256(described.encode("utf-8")).hexdigest()
 
 
 def _least(history: pd.DataFrame, column: str) -> float | None:

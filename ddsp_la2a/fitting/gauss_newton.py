@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
-from ddsp_la2a.data.frame import linked_takes, rows_by_setting
+from ddsp_la2a.data.frame import Setting, linked_takes, rows_by_setting
 from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.fitting.gradient import WEIGHT_PRIOR_S, Training
 from ddsp_la2a.fitting.joint import Joint, JointProblem, NetworkCard, TableCard, marked
+from ddsp_la2a.fitting.journal import Journal
 from ddsp_la2a.fitting.least_squares import Minimum
 from ddsp_la2a.fitting.optical import fit_taper
 from ddsp_la2a.fitting.passes import Array, Passes
@@ -181,6 +182,7 @@ def fit_gauss_newton(
     settings: GaussNewtonSettings,
     seed: int,
     progress: bool,
+    journal: Journal | None = None,
 ) -> tuple[GreyBox, Training]:
     """Fit all rows of a frame; the model knows its covariance.
 
@@ -192,55 +194,85 @@ def fit_gauss_newton(
         settings: how.
         seed: of spread starts and of the networks' first weights.
         progress: show a bar.
+        journal: of passes that are known already, and where those to come are noted.
 
     Returns:
         the model, and history (``stage``, ``seconds``, ``error``: error-to-signal ratio, a row a pass) and outcome.
+        Interrupted before the settings had one model, it is a table of the best points so far, without covariance.
+
+    Raises:
+        KeyboardInterrupt: before the first pass was through.
     """
-    # Only of the LA-2A's own knob it is known which way it turns.
-    ways = (True,) if LA2A_CONTROLS[1] in controls else (True, False)
-    shared_cell = isinstance(stages, CellStages) and not per_setting
-    tapers = [Taper(controls, rises) for rises in ways] if shared_cell else []
     recordings = Recordings(frame, exact=settings.exact, controls=controls)
-    rows_of = rows_by_setting(recordings.frame, controls)
-    groups = list(rows_of.values())
-    passes = Passes(settings.error_filter, progress)
+    passes = Passes(settings.error_filter, progress, journal)
     coordinates = Coordinates(stages, recordings.sample_rate)
-    if per_setting:
-        minima = fit_settings(passes, recordings, groups, coordinates, seed=seed, max_steps=settings.max_steps)
-        names = [parameter.name for parameter in coordinates.parameters]
-        rows = pd.DataFrame([coordinates.values(minimum.point) for minimum in minima], columns=names)
-        at = pd.DataFrame(list(rows_of), columns=control_columns(controls))
-        card = ParameterTable(at.join(rows), controls, nearest=True)
-        model = GreyBox(card, stages=stages, sample_rate=recordings.sample_rate)
-        model.device.requires_grad_(False)  # a table has its own, one a setting
-        of_rows = [
-            _covariance_of_setting(minimum, coordinates, recordings.seconds[rows])
-            for minimum, rows in zip(minima, groups, strict=True)
-        ]
-        model.covariance = torch.from_numpy(np.stack(of_rows))
-        finished = all(minimum.converged for minimum in minima), any(minimum.interrupted for minimum in minima)
+    try:
+        model, ended = (_fit_table if per_setting else _fit_shared)(passes, recordings, coordinates, settings, seed)
+    except KeyboardInterrupt:
+        known = [(stage, best) for stage, best in passes.best.items() if best]
+        if not passes.history or not known:
+            raise
+        stage, best = max(reversed(known), key=lambda pair: len(pair[1]))  # the latest of those that saw most settings
+        by_setting = {setting: best[setting][1] for setting in sorted(best)}
+        model, ended = _table(by_setting, stage, controls), (False, True)
+    return model, passes.close(*ended)
+
+
+def _table(points: Mapping[Setting, Array], coordinates: Coordinates, controls: Sequence[Control]) -> GreyBox:
+    """A model that knows a point for each setting."""
+    at = pd.DataFrame(list(points), columns=control_columns(controls))
+    names = [parameter.name for parameter in coordinates.parameters]
+    rows = pd.DataFrame([coordinates.values(point) for point in points.values()], columns=names)
+    card = ParameterTable(at.join(rows), controls, nearest=True)
+    model = GreyBox(card, stages=coordinates.stages, sample_rate=coordinates.sample_rate)
+    model.device.requires_grad_(False)  # a table has its own, one a setting
+    return model
+
+
+def _fit_table(
+    passes: Passes, recordings: Recordings, coordinates: Coordinates, settings: GaussNewtonSettings, seed: int
+) -> tuple[GreyBox, tuple[bool, bool]]:
+    """Every setting on its own; whether it converged, and whether it was interrupted."""
+    rows_of = rows_by_setting(recordings.frame, recordings.controls)
+    groups = list(rows_of.values())
+    minima = fit_settings(passes, recordings, groups, coordinates, seed=seed, max_steps=settings.max_steps)
+    points = {setting: minimum.point for setting, minimum in zip(rows_of, minima, strict=True)}
+    model = _table(points, coordinates, recordings.controls)
+    covariances = [
+        _covariance_of_setting(minimum, coordinates, recordings.seconds[rows])
+        for minimum, rows in zip(minima, groups, strict=True)
+    ]
+    model.covariance = torch.from_numpy(np.stack(covariances))
+    return model, (all(minimum.converged for minimum in minima), any(minimum.interrupted for minimum in minima))
+
+
+def _fit_shared(
+    passes: Passes, recordings: Recordings, coordinates: Coordinates, settings: GaussNewtonSettings, seed: int
+) -> tuple[GreyBox, tuple[bool, bool]]:
+    """One card and one device for all settings; whether it converged, and whether it was interrupted."""
+    controls, stages = recordings.controls, coordinates.stages
+    shared: ControlNet | Taper
+    if isinstance(stages, CellStages):
+        # Only of the LA-2A's own knob it is known which way it turns.
+        tapers = [Taper(controls, rises) for rises in ((True,) if LA2A_CONTROLS[1] in controls else (True, False))]
+        how = {"prior_s": settings.weight_prior_s, "max_steps": settings.max_steps}
+        shared, problem, joint = fit_taper(passes, recordings, coordinates, tapers, **how)  # type: ignore[arg-type]
     else:
-        shared: ControlNet | Taper
-        if tapers:
-            shared, problem, joint = fit_taper(
-                passes, recordings, coordinates, tapers, prior_s=settings.weight_prior_s, max_steps=settings.max_steps
-            )
-        else:
-            networks = [ControlNet(seed=seed + number, controls=controls) for number in range(_NETWORKS)]
-            shared, problem, joint = _fit_network(passes, recordings, groups, networks, coordinates, settings, seed)
-        weights = sum(p.numel() for p in shared.parameters())
-        point = torch.from_numpy(joint.minimum.point)
-        nn.utils.vector_to_parameters(point[:weights], shared.parameters())
-        model = GreyBox(shared, stages=stages, sample_rate=recordings.sample_rate)
-        device = torch.from_numpy(problem.device(joint.minimum.point).copy())
-        device[0] = MAKEUP.to_unconstrained(device[0])
-        with torch.no_grad():
-            model.device.copy_(device)
-        whole = _covariance_of_network(problem, joint, recordings)
-        known = weights + len(device)
-        model.covariance = torch.from_numpy(whole[:known, :known].copy())
-        finished = joint.minimum.converged, joint.minimum.interrupted
-    return model, passes.close(*finished)
+        groups = list(rows_by_setting(recordings.frame, controls).values())
+        networks = [ControlNet(seed=seed + number, controls=controls) for number in range(_NETWORKS)]
+        shared, problem, joint = _fit_network(passes, recordings, groups, networks, coordinates, settings, seed)
+    weights = sum(p.numel() for p in shared.parameters())
+    point = torch.from_numpy(joint.minimum.point)
+    nn.utils.vector_to_parameters(point[:weights], shared.parameters())
+    model = GreyBox(shared, stages=stages, sample_rate=recordings.sample_rate)
+    device = torch.from_numpy(problem.device(joint.minimum.point).copy())
+    device[0] = MAKEUP.to_unconstrained(device[0])
+    with torch.no_grad():
+        model.device.copy_(device)
+    whole = _covariance_of_network(problem, joint, recordings)
+    known = weights + len(device)
+    model.covariance = torch.from_numpy(whole[:known, :known].copy())
+    return model, (joint.minimum.converged, joint.minimum.interrupted)
 
 
 def _covariance_of_setting(minimum: Minimum, coordinates: Coordinates, seconds: Array) -> Array:

@@ -99,6 +99,15 @@ class Recordings:
         frames = [sum(s.stop - s.first for s in stretches) for stretches in self._stretches]
         return np.array(frames) / self.sample_rate
 
+    def described(self, row: int) -> tuple[str, str, list[tuple[int, int, int]], float]:
+        """What is read of a row: names of both files, (begin, first that counts, stop) of stretches, longest warm-up.
+
+        Without folders: a data set that was moved is the same.
+        """
+        raw, processed = (Path(self.frame[f"{name}_audio_path"].iloc[row]).name for name in ("raw", "processed"))
+        stretches = [(stretch.start, stretch.first, stretch.stop) for stretch in self._stretches[row]]
+        return raw, processed, stretches, self._longest_warmup_s
+
     def thinned(self, seconds: float, longest_warmup_s: float = _LONGEST_WARMUP_S) -> Recordings:
         """The same with at most so many seconds a row, in stretches of 10 s spread over it: for first, rough steps.
 
