@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,20 @@ from ddsp_la2a.cli_options import (
     stages_option,
 )
 from ddsp_la2a.console import bar, say
-from ddsp_la2a.controls import LA2A_CONTROLS
+from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.demo import DemoUnit
 from ddsp_la2a.data.splits import split_by
 from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, Model, summary
 from ddsp_la2a.evaluation.external import External
 from ddsp_la2a.evaluation.report import report
+from ddsp_la2a.fitting.distributed import of_first, rank
 from ddsp_la2a.fitting.fit import METHODS
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings
 from ddsp_la2a.fitting.gradient import AdamSettings
-from ddsp_la2a.model.stages import HARDWARE, AnyStages
+from ddsp_la2a.model.stages import HARDWARE, AnyStages, parse_stages, stages_text
+from ddsp_la2a.run_folder import RunFolder
+
+_ON_COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
 
 
 def _print_summary(scored: pd.DataFrame) -> None:
@@ -59,8 +65,14 @@ def _print_summary(scored: pd.DataFrame) -> None:
 
 
 @click.command()
-@source_argument
-@out_folder_option
+@click.argument("source", metavar="ROOT|frame.csv", type=click.Path(path_type=Path), required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for the results.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with an interrupted fit, named by its --out.",
+)
 @click.option("--method", default=METHODS[0], type=click.Choice(METHODS), show_default=True)
 @click.option("--per-setting", is_flag=True, help="Fit every setting on its own, without the network.")
 @family_option
@@ -70,37 +82,87 @@ def _print_summary(scored: pd.DataFrame) -> None:
 @seed_option
 @click.option("--max-steps", type=click.IntRange(1), help="Of every stage; default 40, and 1500 for adam.")
 @click.option("--stft-weight", type=click.FloatRange(0.0), help="Spectral loss beside the error, for adam.")
-def fit(
-    source: Path,
-    out: Path,
-    method: str,
-    per_setting: bool,
-    family: str,
-    controls: tuple[la.Control, ...] | None,
-    stages: AnyStages,
-    split: str,
-    seed: int,
-    max_steps: int | None,
-    stft_weight: float | None,
-) -> None:
-    """Fit the grey box; score it where the split leaves test rows."""
-    given = {"max_steps": max_steps, "stft_weight": stft_weight}
-    given = {name: value for name, value in given.items() if value is not None}
-    if method == "adam":
-        settings: dict[str, Any] = {"adam": AdamSettings(**given)}  # type: ignore[arg-type]
-    elif stft_weight is not None:
+@click.pass_context
+def fit(context: click.Context, source: Path | None, out: Path | None, resume: Path | None, **options: Any) -> None:
+    """Fit the grey box; score it where the split leaves test rows.
+
+    Interrupted, by Ctrl-C, SIGTERM or a power cut, it goes on with --resume RUN alone.
+    """
+    if resume is not None:
+        given = [n for n in context.params if n != "resume" and context.get_parameter_source(n) is _ON_COMMAND_LINE]
+        if given:
+            names = ", ".join(name.replace("_", "-") for name in given)
+            raise ValueError(f"resume: expected nothing else, got {names}; {resume} knows its recordings and options")
+        _resumed(RunFolder(resume))
+        return
+    if source is None or out is None:
+        raise click.UsageError("Missing " + ("argument ROOT|frame.csv." if source is None else "option '--out'."))
+    controls, stages = options["controls"], options["stages"]
+    said = options | {
+        "controls": None if controls is None else ",".join(map(str, controls)),
+        "stages": stages_text(stages),
+    }
+    run, unit = RunFolder(out), controls or LA2A_CONTROLS
+    settings = _settings(said)
+
+    def prepared() -> pd.DataFrame:
+        frame = split_by(checked(source, unit), said["split"], unit)
+        run.write(frame, said)
+        return frame
+
+    with nullcontext() if rank() else run.begun():
+        _run(run, of_first(prepared), said, unit, stages, settings)
+
+
+def _resumed(run: RunFolder) -> None:
+    said = run.read()
+    if run.finished:
+        say(f"{run.model}: finished; nothing to go on with")
+        return
+    try:
+        unit = LA2A_CONTROLS if said["controls"] is None else parse_controls(said["controls"])
+        stages, settings = parse_stages(said["stages"], said["family"]), _settings(said)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{run.path}: expected the options of a fit, got others ({error!r}); fit anew") from error
+    _run(run, run.frame(unit), said, unit, stages, settings)
+
+
+def _settings(said: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: said[name] for name in ("max_steps", "stft_weight") if said[name] is not None}
+    if said["method"] == "adam":
+        return {"adam": AdamSettings(**given)}
+    if "stft_weight" in given:
         raise ValueError("stft-weight: expected --method adam, got gauss-newton: a spectral loss is no sum of squares")
+    return {"gauss_newton": GaussNewtonSettings(**given)}
+
+
+def _run(
+    run: RunFolder,
+    frame: pd.DataFrame,
+    said: Mapping[str, Any],
+    unit: tuple[la.Control, ...],
+    stages: AnyStages,
+    settings: Mapping[str, Any],
+) -> None:
+    """Fit, from where the run was; of several processes the first one writes."""
+    how = {name: said[name] for name in ("method", "per_setting", "family", "seed")} | dict(settings)
+    announce_compiling()
+    result = la.fit(frame, controls=unit, stages=stages, checkpoint=run.checkpoint, progress=rank() == 0, **how)
+    if rank():
+        return
+    result.save(run.path)
+    say(f"{run.model}: {'converged' if result.converged else 'not converged'}")
+    if result.interrupted:
+        say(f"interrupted; to go on: ddsp-la2a fit --resume {run.path}")
     else:
-        settings = {"gauss_newton": GaussNewtonSettings(**given)}  # type: ignore[arg-type]
-    unit = controls or LA2A_CONTROLS
-    with workflow.new_folder(out):
-        frame = split_by(checked(source, unit), split, unit)
-        how = {"method": method, "per_setting": per_setting, "family": family, "controls": unit, "stages": stages}
-        result = _fitted(frame, out, **how, seed=seed, **settings)
-        say(f"{out / 'model.safetensors'}: {'converged' if result.converged else 'not converged'}")
-        if (frame["split"] == "test").any() and not result.interrupted:
-            models = _with_baselines(result, frame, workflow.suitable(PROTOCOL_ROWS, unit), budget_s=0.0, seeds=(seed,))
-            _scored(models, frame, out, unit, split)
+        run.finish()
+    workflow.write_pictures(result.model, run.path)
+    if result.interrupted:
+        sys.exit(130)
+    if (frame["split"] == "test").any():
+        seed, names = said["seed"], workflow.suitable(PROTOCOL_ROWS, unit)
+        models = _with_baselines(result, frame, names, budget_s=0.0, seeds=(seed,))
+        _scored(models, frame, run.path, unit, said["split"])
 
 
 def _fitted(frame: pd.DataFrame, out: Path, **how: Any) -> la.FitResult:

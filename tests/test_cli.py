@@ -626,7 +626,8 @@ def test_curves_of_the_published_settings(run):
 
 # --- fit, evaluate, compare -----------------------------------------------------------------------------------------
 
-FIT_FILES = CURVE_FILES | {"output_stage.svg", "model.safetensors", "history.csv", "config.json"}
+RUN_FILES = {"output_stage.svg", "model.safetensors", "history.csv", "config.json"}
+FIT_FILES = CURVE_FILES | RUN_FILES | {"frame.csv", "fit.json"}
 SCORE_FILES = {"scores.csv", "blocks.csv", "gain_reduction.svg"}
 
 
@@ -707,10 +708,99 @@ def test_an_interrupted_fit_leaves_the_model(run, recordings, monkeypatch):
 
     monkeypatch.setattr(gradient, "SegmentLoss", Interrupted)
     ran = run("fit", recordings, "--out", "run", "--method", "adam", "--max-steps", 100)
-    assert ran.status == 0, ran.err
-    assert files_of(Path("run")) == FIT_FILES
+    assert ran.status == 130, ran.err
+    assert files_of(Path("run")) == FIT_FILES | {"checkpoint.safetensors"}
     assert "not converged" in ran.err
+    assert ran.err.splitlines()[-1] == "interrupted; to go on: ddsp-la2a fit --resume run"
     assert la.load("run/model.safetensors").info["validation_esr"] is not None
+
+
+@pytest.fixture
+def interrupted_run(run, recordings, monkeypatch):
+    """A Gauss–Newton fit into the folder ``run``, ended by Ctrl-C in a pass of the middle; and what that pass is."""
+    from ddsp_la2a.fitting import gauss_newton
+    from ddsp_la2a.fitting.recordings import Recordings
+
+    monkeypatch.setattr(gauss_newton, "_NETWORKS", 1)
+    products, passes, last = Recordings.products, [], [5]
+
+    def limited(*arguments):
+        if len(passes) == last[0]:
+            raise KeyboardInterrupt
+        passes.append(1)
+        return products(*arguments)
+
+    monkeypatch.setattr(Recordings, "products", limited)
+    options = ("--method", "gauss-newton", "--stages", "none", "--max-steps", 3, "--seed", 1)
+    ran = run("fit", recordings, "--out", "run", *options)
+    assert ran.status == 130, ran.err
+    assert la.load("run/model.safetensors").info["converged"] is False
+    last[0] = -1
+    yield options
+    passes.clear()
+
+
+def test_fit_goes_on(run, recordings, interrupted_run):
+    ran = run("fit", "--resume", "run")
+    assert ran.status == 0, ran.err
+    assert files_of(Path("run")) - {"output_stage.svg"} == (FIT_FILES | SCORE_FILES) - {"output_stage.svg"}
+    assert run("fit", recordings, "--out", "whole", *interrupted_run).status == 0
+    found, expected = (la.load(f"{name}/model.safetensors") for name in ("run", "whole"))
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, found.state_dict()[name]), name
+    histories = (pd.read_csv(f"{name}/history.csv").drop(columns="seconds") for name in ("run", "whole"))
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    again = run("fit", "--resume", "run")
+    assert again.status == 0
+    assert "finished; nothing to go on with" in again.err
+
+
+def test_an_interrupted_fit_is_not_begun_over(run, recordings, interrupted_run):
+    ran = run("fit", recordings, "--out", "run", *interrupted_run)
+    assert ran.status == 2
+    assert "to go on with that: ddsp-la2a fit --resume run" in ran.error
+
+
+def test_a_killed_fit_begins_anew_where_nothing_was_kept(run, recordings, interrupted_run):
+    for name in ("checkpoint.safetensors", "model.safetensors"):
+        Path("run", name).unlink()
+    ran = run("fit", "--resume", "run")
+    assert ran.status == 0, ran.err
+    assert la.load("run/model.safetensors").info["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--resume nowhere", "nowhere: expected the --out of a fit, got a folder without fit.json"),
+        ("--resume run --seed 2", "resume: expected nothing else, got seed; run knows its recordings and options"),
+        ("--resume run --out other", "resume: expected nothing else, got out"),
+        ("--out other", "Missing argument ROOT|frame.csv"),
+    ],
+)
+def test_mistakes_about_going_on(run, here, arguments, message):
+    ran = run("fit", *arguments.split())
+    assert ran.status == 2
+    assert message in ran.error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "run/fit.json: expected the options of a fit, got something else"),
+        ("[1]", "run/fit.json: expected the options of a fit, got something else"),
+        ("{}", "run/fit.json: expected the options of a fit, got something else"),
+        ('{"format_version": 9}', "run/fit.json: expected format version 1, got 9"),
+        ('{"format_version": 1}', "run: expected the options of a fit, got others"),
+        ('{"format_version": 1, "controls": 3}', "run: expected the options of a fit, got others"),
+    ],
+)
+def test_damaged_options_of_a_run(run, text, message):
+    Path("run").mkdir()
+    Path("run/fit.json").write_text(text, encoding="utf-8")
+    ran = run("fit", "--resume", "run")
+    assert ran.status == 2
+    assert message in ran.error
 
 
 def test_evaluate(run, recordings, tmp_path):
@@ -735,7 +825,7 @@ def test_compare_writes_one_table_of_all(run, recordings, few_steps):
     ran = run("compare", recordings, "--out", "out", "--models", "identity,lstm-32", "--budget", 1, "--seeds", 2)
     assert ran.status == 0, ran.err
     found = {name for name in files_of(Path("out")) if not name.startswith("trained")}
-    assert found == FIT_FILES | SCORE_FILES | {"measured.csv", "report.html"}
+    assert found == CURVE_FILES | RUN_FILES | SCORE_FILES | {"measured.csv", "report.html"}
     assert sorted(path.name for path in Path("out/trained/lstm-32").iterdir()) == ["seed-0", "seed-1"]
     scored = pd.read_csv("out/scores.csv")
     assert set(scored["model"]) == {"grey-box", "lstm-32", *PROTOCOL_ROWS}

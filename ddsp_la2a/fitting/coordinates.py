@@ -55,6 +55,9 @@ class Coordinates:
         self.start = np.array([float(start) for start in starts])
         self.linear = np.flatnonzero([parameter is MAKEUP or parameter in TAPS for parameter in self.parameters])
 
+    def __reduce__(self) -> tuple[type[Coordinates], tuple[AnyStages, float]]:
+        return Coordinates, (self.stages, self.sample_rate)  # parameters are told apart by which they are
+
     def _is_makeup(self) -> NDArray[np.bool_]:
         return np.array([parameter is MAKEUP for parameter in self.parameters])
 

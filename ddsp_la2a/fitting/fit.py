@@ -24,6 +24,8 @@ from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings, fit_gauss_newton
 from ddsp_la2a.fitting.gradient import AdamSettings, Training, train
 from ddsp_la2a.fitting.journal import Journal
+from ddsp_la2a.fitting.passes import Ask
+from ddsp_la2a.fitting.sharing import led
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import control_columns
@@ -194,44 +196,48 @@ def fit(
     config: dict[str, Any] = {"method": method, "per_setting": per_setting, "seed": seed}
     config |= {"family": family, "stages": asdict(stages)}
     kept = None if checkpoint is None else Path(checkpoint)
+    training = by_split["train"]
+
+    def described(
+        model: GreyBox, ran: Training, training_loss: float | None, validation_esr: float | None
+    ) -> FitResult:
+        model.info = {
+            "device": str(training["device"].iloc[0]),
+            "controls": ",".join(map(str, controls)),
+            "source": sorted(training["source"].unique().tolist()),
+            "sample_rate": audio_info(training["raw_audio_path"].iloc[0]).sample_rate,
+            "data_sha256": data_hash(fitted, controls),
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "settings_seen": settings_of(training, controls),
+            "training_loss": training_loss,
+            "validation_esr": validation_esr,
+            "converged": ran.converged,
+            "train_seconds": round(ran.seconds, 2),
+            "seed": seed,
+            "fit": config,
+        }
+        model.device.requires_grad_(True)
+        return FitResult(model.eval(), ran.history, dict(model.info), ran.converged, ran.interrupted)
+
     if method == "adam":
         config |= {"segment_s": segment_s, "warmup_s": warmup_s, "adam": asdict(adam or AdamSettings())}
         config["adam"]["seed"] = seed
-        settings = AdamSettings(**config["adam"])
-        cut = (segment_s, warmup_s)
+        settings, cut = AdamSettings(**config["adam"]), (segment_s, warmup_s)
         model, ran = _fit_adam(by_split, controls, stages, per_setting, cut, settings, seed, progress, kept)
-        training_loss, validation_esr = _least(ran.history, "loss"), _least(ran.history, "validation_esr")
-    else:
-        config["gauss_newton"] = asdict(gauss_newton or GaussNewtonSettings())
-        how = GaussNewtonSettings(**config["gauss_newton"])
-        fingerprint = "" if kept is None else _fingerprint(by_split["train"], controls, config)
-        journal = Journal(kept, fingerprint)
+        return described(model, ran, _least(ran.history, "loss"), _least(ran.history, "validation_esr"))
+    how = gauss_newton or GaussNewtonSettings()
+    config["gauss_newton"] = asdict(how)
+
+    def lead(ask: Ask) -> FitResult:
+        journal = Journal(kept, "" if kept is None else _fingerprint(training, controls, config))
         try:
-            model, ran = fit_gauss_newton(
-                by_split["train"], controls, stages, per_setting, how, seed, progress, journal
-            )
+            model, ran = fit_gauss_newton(training, controls, stages, per_setting, how, seed, progress, journal, ask)
         finally:
             journal.write()
         last = ran.history[ran.history["stage"] == ran.history["stage"].iloc[-1]]
-        training_loss, validation_esr = _least(last, "error"), None
-    training = by_split["train"]
-    model.info = {
-        "device": str(training["device"].iloc[0]),
-        "controls": ",".join(map(str, controls)),
-        "source": sorted(training["source"].unique().tolist()),
-        "sample_rate": audio_info(training["raw_audio_path"].iloc[0]).sample_rate,
-        "data_sha256": data_hash(fitted, controls),
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "settings_seen": settings_of(training, controls),
-        "training_loss": training_loss,
-        "validation_esr": validation_esr,
-        "converged": ran.converged,
-        "train_seconds": round(ran.seconds, 2),
-        "seed": seed,
-        "fit": config,
-    }
-    model.device.requires_grad_(True)
-    return FitResult(model.eval(), ran.history, dict(model.info), ran.converged, ran.interrupted)
+        return described(model, ran, _least(last, "error"), None)
+
+    return led(lead)
 
 
 def _fit_adam(

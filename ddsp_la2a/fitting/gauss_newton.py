@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
@@ -20,7 +21,7 @@ from ddsp_la2a.fitting.joint import Joint, JointProblem, NetworkCard, TableCard,
 from ddsp_la2a.fitting.journal import Journal
 from ddsp_la2a.fitting.least_squares import Minimum
 from ddsp_la2a.fitting.optical import fit_taper
-from ddsp_la2a.fitting.passes import Array, Passes
+from ddsp_la2a.fitting.passes import Array, Ask, Passes
 from ddsp_la2a.fitting.recordings import Recordings
 from ddsp_la2a.fitting.search import FINE, ROUGH, THIN_S, Search, first_stages, thicker
 from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance
@@ -183,6 +184,7 @@ def fit_gauss_newton(
     seed: int,
     progress: bool,
     journal: Journal | None = None,
+    ask: Ask | None = None,
 ) -> tuple[GreyBox, Training]:
     """Fit all rows of a frame; the model knows its covariance.
 
@@ -195,6 +197,7 @@ def fit_gauss_newton(
         seed: of spread starts and of the networks' first weights.
         progress: show a bar.
         journal: of passes that are known already, and where those to come are noted.
+        ask: who answers the others.
 
     Returns:
         the model, and history (``stage``, ``seconds``, ``error``: error-to-signal ratio, a row a pass) and outcome.
@@ -204,10 +207,13 @@ def fit_gauss_newton(
         KeyboardInterrupt: before the first pass was through.
     """
     recordings = Recordings(frame, exact=settings.exact, controls=controls)
-    passes = Passes(settings.error_filter, progress, journal)
+    passes = Passes(settings.error_filter, progress, journal, ask)
     coordinates = Coordinates(stages, recordings.sample_rate)
+    fit_all = _fit_table if per_setting else _fit_shared
     try:
-        model, ended = (_fit_table if per_setting else _fit_shared)(passes, recordings, coordinates, settings, seed)
+        # With several threads the last bit of a matrix product hangs on their number; there is nothing to be gained.
+        with threadpool_limits(1, user_api="blas"):
+            model, ended = fit_all(passes, recordings, coordinates, settings, seed)
     except KeyboardInterrupt:
         known = [(stage, best) for stage, best in passes.best.items() if best]
         if not passes.history or not known:

@@ -30,6 +30,10 @@ _SILENCE = 1e-9
 """Power (−90 dBFS) that is added to a target's: a recording of silence must not weigh more than one of music."""
 
 
+Ask = Callable[[Recordings, Sequence[tuple[int, Array]], Coordinates, str, Callable[[float], object]], "list[Answer]"]
+"""From what :func:`answered` is given to what it returns."""
+
+
 class Passes:
     """Evaluates points of recordings, and keeps the history.
 
@@ -37,17 +41,21 @@ class Passes:
         error_filter: see :class:`~ddsp_la2a.fitting.gauss_newton.GaussNewtonSettings`.
         progress: show a bar of the audio gone through.
         journal: of passes that are known already, and where those to come are noted; None: none are.
+        ask: who answers the others.
 
     Attributes:
         history: a row a pass.
         best: for the coordinates of every stage the best point of each setting so far, with its error.
     """
 
-    def __init__(self, error_filter: str, progress: bool, journal: Journal | None = None) -> None:
+    def __init__(
+        self, error_filter: str, progress: bool, journal: Journal | None = None, ask: Ask | None = None
+    ) -> None:
         self.history: list[dict[str, Any]] = []
         self.best: dict[Coordinates, dict[Setting, tuple[float, Array]]] = {}
         self._error_filter = error_filter
         self._journal = journal or Journal(None, "")
+        self._ask = ask or answered
         self._before, self._since = 0.0, time.monotonic()
         self._bar = tqdm(desc="fit", unit=" s of audio", disable=not progress)
 
@@ -68,7 +76,7 @@ class Passes:
         if answers is not None:
             self._before, self._since = self._journal.seconds, time.monotonic()
         else:
-            answers = answered(recordings, points, coordinates, self._error_filter, self._bar.update)
+            answers = self._ask(recordings, points, coordinates, self._error_filter, self._bar.update)
             self._journal.add(question, self.seconds, answers)
         self._note_best(recordings, points, coordinates, answers)
         return answers
