@@ -19,7 +19,7 @@ from ddsp_la2a.data.audio import read_audio
 from ddsp_la2a.data.frame import Setting, positions_of, stretch
 from ddsp_la2a.dsp.output_stage import slow_coefficient
 from ddsp_la2a.evaluation.evaluate import SKIP_S, Model
-from ddsp_la2a.evaluation.metrics import DC_FILTER
+from ddsp_la2a.evaluation.scored_audio import DC_FILTER
 from ddsp_la2a.units import seconds_to_frames
 
 _RIDGE = 1e-9

@@ -25,7 +25,7 @@ from ddsp_la2a.compare import DEMO_ROWS, ENTRY_POINT_GROUP, baseline_names, buil
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS
-from ddsp_la2a.evaluation.metrics import DC_FILTER
+from ddsp_la2a.evaluation.scored_audio import DC_FILTER
 from ddsp_la2a.fitting.gradient import validation_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")

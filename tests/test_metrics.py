@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from ddsp_la2a.evaluation import metrics
+from ddsp_la2a.evaluation import levels, metrics
 
 SAMPLE_RATE = 44100
 PAIRWISE = (
@@ -20,7 +20,7 @@ PAIRWISE = (
     metrics.mr_stft,
     metrics.polarity,
 )
-WITH_RATE = (metrics.gain_error_db, metrics.lufs_difference, metrics.ldr_difference_db)
+WITH_RATE = (levels.gain_error_db, levels.lufs_difference, levels.ldr_difference_db)
 
 
 def programme(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
@@ -108,9 +108,9 @@ def test_gain_error_leaves_quiet_frames_out() -> None:
     target = np.sqrt(2.0) * 10.0 ** (level_db / 20.0) * sine(400.0, seconds=0.2)
     error_db = np.repeat([1.0, -2.0, 30.0, 50.0], frame)
     estimate = target * 10.0 ** (error_db / 20.0)
-    assert metrics.gain_error_db(estimate, target, SAMPLE_RATE) == pytest.approx(math.sqrt((1.0 + 4.0) / 2.0))
-    assert metrics.gain_error_db(estimate, target, SAMPLE_RATE, start=frame) == pytest.approx(2.0)
-    assert math.isnan(metrics.gain_error_db(estimate, target, SAMPLE_RATE, start=2 * frame))
+    assert levels.gain_error_db(estimate, target, SAMPLE_RATE) == pytest.approx(math.sqrt((1.0 + 4.0) / 2.0))
+    assert levels.gain_error_db(estimate, target, SAMPLE_RATE, start=frame) == pytest.approx(2.0)
+    assert math.isnan(levels.gain_error_db(estimate, target, SAMPLE_RATE, start=2 * frame))
 
 
 @pytest.mark.parametrize("frames", [1025, 1199, 4097, 88_200])
@@ -134,7 +134,7 @@ def test_mr_stft_agrees_with_auraloss_in_one_piece(
 @pytest.mark.parametrize("sample_rate", [44100, 48000])
 def test_loudness_of_the_reference_sine(sample_rate: int) -> None:
     audio = sine(997.0, sample_rate=sample_rate)
-    assert metrics.loudness_lufs(audio, sample_rate) == pytest.approx(-3.01, abs=0.01)
+    assert levels.loudness_lufs(audio, sample_rate) == pytest.approx(-3.01, abs=0.01)
 
 
 def test_loudness_by_hand_from_the_standard() -> None:
@@ -150,14 +150,14 @@ def test_loudness_by_hand_from_the_standard() -> None:
     loud = power[-0.691 + 10.0 * np.log10(power + 1e-20) > -70.0]
     gate = -0.691 + 10.0 * math.log10(loud.mean()) - 10.0
     expected = -0.691 + 10.0 * math.log10(loud[-0.691 + 10.0 * np.log10(loud) > gate].mean())
-    assert metrics.loudness_lufs(audio, sample_rate) == pytest.approx(expected, abs=0.005)
+    assert levels.loudness_lufs(audio, sample_rate) == pytest.approx(expected, abs=0.005)
 
 
 def test_lufs_difference_agrees_with_torchaudio(pair: tuple[np.ndarray, np.ndarray]) -> None:
     torch = pytest.importorskip("torch")
     functional = pytest.importorskip("torchaudio.functional")
     estimate, target = (functional.loudness(torch.from_numpy(audio)[None], SAMPLE_RATE).item() for audio in pair)
-    assert metrics.lufs_difference(*pair, SAMPLE_RATE) == pytest.approx(estimate - target, abs=0.02)
+    assert levels.lufs_difference(*pair, SAMPLE_RATE) == pytest.approx(estimate - target, abs=0.02)
 
 
 def test_ldr_by_a_plain_loop() -> None:
@@ -172,7 +172,7 @@ def test_ldr_by_a_plain_loop() -> None:
         squares.append((10.0 * math.log10(short / long)) ** 2)
     for start in (0, 10_000):
         expected = math.sqrt(np.mean(squares[start:]))
-        assert metrics.ldr_db(audio, SAMPLE_RATE, start=start) == pytest.approx(expected, rel=1e-9)
+        assert levels.ldr_db(audio, SAMPLE_RATE, start=start) == pytest.approx(expected, rel=1e-9)
 
 
 def test_ldr_of_noise_bursts_and_its_difference() -> None:
@@ -181,9 +181,9 @@ def test_ldr_of_noise_bursts_and_its_difference() -> None:
     swing_db = 6.0 * np.sign(np.sin(2.0 * np.pi * np.arange(len(steady)) / SAMPLE_RATE))
     target, estimate = (steady * 10.0 ** (depth * swing_db / 20.0) for depth in (1.0, 0.5))
     start = 20 * SAMPLE_RATE
-    assert metrics.ldr_db(steady, SAMPLE_RATE, start=start) < 0.2
-    assert metrics.ldr_difference_db(estimate, target, SAMPLE_RATE, start=start) < -1.0
-    assert metrics.ldr_difference_db(target, estimate, SAMPLE_RATE, start=start) > 1.0
+    assert levels.ldr_db(steady, SAMPLE_RATE, start=start) < 0.2
+    assert levels.ldr_difference_db(estimate, target, SAMPLE_RATE, start=start) < -1.0
+    assert levels.ldr_difference_db(target, estimate, SAMPLE_RATE, start=start) > 1.0
 
 
 def test_polarity_ignores_the_offset() -> None:
@@ -238,9 +238,9 @@ def test_a_short_recording_still_has_a_row() -> None:
     with pytest.raises(ValueError, match=r"mr_stft: expected at least 1025 frames to score, got 441"):
         metrics.mr_stft(target, target)
     with pytest.raises(ValueError, match=r"gain_error_db: expected at least 2205"):
-        metrics.gain_error_db(target, target, SAMPLE_RATE)
+        levels.gain_error_db(target, target, SAMPLE_RATE)
     with pytest.raises(ValueError, match=r"loudness: expected at least 17640"):
-        metrics.lufs_difference(target, target, SAMPLE_RATE)
+        levels.lufs_difference(target, target, SAMPLE_RATE)
 
 
 def test_float32_is_computed_in_float64(pair: tuple[np.ndarray, np.ndarray]) -> None:

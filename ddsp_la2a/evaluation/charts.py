@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ddsp_la2a.controls import Control
-from ddsp_la2a.evaluation.metrics import frame_levels_db
+from ddsp_la2a.evaluation.levels import frame_levels_db
 from ddsp_la2a.evaluation.report_tables import Group, Summary
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.evaluation.svg import Axis, Mark, Panel, log_axis

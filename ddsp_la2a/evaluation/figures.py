@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.dsp.curve import slope_of, sloped_gain_db
 from ddsp_la2a.dsp.output_stage import OutputFilter
+from ddsp_la2a.evaluation.levels import frame_levels_db
 from ddsp_la2a.evaluation.measure import static_curve
-from ddsp_la2a.evaluation.metrics import frame_levels_db
 from ddsp_la2a.evaluation.style import STYLE, by_switches, column_of, in_words, new_axes
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.grey_box import GreyBox

@@ -19,7 +19,8 @@ from ddsp_la2a.controls import Control
 from ddsp_la2a.data.audio import read_audio
 from ddsp_la2a.data.frame import positions_of, rows_by_setting, stretch
 from ddsp_la2a.evaluation.evaluate import LEAD_IN_S, SKIP_S, Model
-from ddsp_la2a.evaluation.metrics import esr_dc_filtered, frame_levels_db
+from ddsp_la2a.evaluation.levels import frame_levels_db
+from ddsp_la2a.evaluation.metrics import esr_dc_filtered
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.units import seconds_to_frames
 
