@@ -24,10 +24,11 @@ from ddsp_la2a.data.fetch import fetch as fetch_planned
 def fetch(folder: Path, url: str | None, checksum: str | None, yes: bool) -> None:
     """Get the SignalTrain LA2A data set (20 GB, CC-BY-4.0) as FOLDER.
 
-    Run it again to go on after an interruption. An archive that lies beside FOLDER already is used and kept.
+    Run it again to go on after an interruption. The archive is deleted once it is unpacked; one that lies beside FOLDER
+    already is used in place of a download, and kept.
     """
     if folder.is_dir() and (pairs := _pairs_there(folder)):
-        say(f"{folder}: {pairs} pairs are there already, nothing to fetch; name another folder to get them anew")
+        say(f"{folder}: {pairs} pairs are there already, nothing to fetch; next: ddsp-la2a check {folder}")
         return
     plan = plan_fetch(folder, url=url, checksum=checksum)
     _announce(plan)

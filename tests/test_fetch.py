@@ -327,7 +327,7 @@ def test_folders_that_cannot_be(server, folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="set: expected a new or an empty folder"):
         plan_fetch(folder)
     (tmp_path / "mounted").mkdir()
-    monkeypatch.setattr(Path, "is_mount", lambda _: True)
+    monkeypatch.setattr("os.path.ismount", lambda _: True)
     with pytest.raises(ValueError, match="mounted: expected the name of a folder to be made"):
         plan_fetch(tmp_path / "mounted")
 

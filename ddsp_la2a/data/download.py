@@ -5,27 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import (
-    HTTPDefaultErrorHandler,
-    HTTPErrorProcessor,
-    HTTPHandler,
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    OpenerDirector,
-    ProxyHandler,
-    Request,
-    UnknownHandler,
-)
+from typing import Any, BinaryIO, NamedTuple
 
 from ddsp_la2a.data.checksum import Checksum, header_checksum
+from ddsp_la2a.data.web import LostError, ask, ask_once, reason_of
 from ddsp_la2a.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -36,10 +23,8 @@ TIMEOUT_S = 60.0
 PAUSES_S = (1.0, 3.0, 10.0, 30.0, 60.0)
 """Before each further attempt; progress gives all of them back."""
 
-_LONGEST_PAUSE_S = 300.0
 _LEAST_BYTES_PER_S = 1000
 _BLOCK_BYTES = 1 << 20
-_PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 class Remote(NamedTuple):
@@ -56,42 +41,6 @@ class Remote(NamedTuple):
         return {"url": self.url, "size": self.size, "validator": self.validator}
 
 
-class _LostError(Exception):
-    """An attempt ended before the file did; another one may fare better."""
-
-    def __init__(self, reason: object, *, pause_s: float = 0.0, ranged: bool = True) -> None:
-        super().__init__(reason)
-        self.pause_s = pause_s
-        self.ranged = ranged
-
-
-class _Redirects(HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> Request | None:
-        checked_url(newurl, "redirect")
-        if req.type == "https" and urlsplit(newurl).scheme != "https":
-            raise ValueError(f"{req.full_url}: expected an encrypted address to redirect to, got {newurl!r}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def checked_url(url: str, name: str = "url") -> str:
-    """The address itself, where it is one that can be fetched.
-
-    Raises:
-        ValueError: another scheme than http and https, no host, or a password in it.
-    """
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
-        _ = parts.port
-    except ValueError:
-        sound = False
-    if not sound or re.search(r"[^!-~]", url):
-        raise ValueError(f"{name}: expected http:// or https://, a host, no user name and no blanks, got {url!r}")
-    return url
-
-
 def inquire(url: str, *, timeout_s: float = TIMEOUT_S) -> Remote:
     """Ask a server for length and state of a file.
 
@@ -99,25 +48,8 @@ def inquire(url: str, *, timeout_s: float = TIMEOUT_S) -> Remote:
         ValueError: no http or https address, or a server that doesn't say how long the file is.
         ConnectionError: no such file, or no such server.
     """
-    with _once(url, {}, timeout_s) as response:
+    with ask_once(url, {}, timeout_s) as response:
         return _described(url, response)
-
-
-def read_document(url: str, *, most_bytes: int, timeout_s: float = TIMEOUT_S) -> bytes:
-    """The whole of something short.
-
-    Raises:
-        ValueError: no http or https address, or longer than allowed.
-        ConnectionError: no such document, or no such server.
-    """
-    with _once(url, {"Accept": "application/json"}, timeout_s) as response:
-        try:
-            content = response.read(most_bytes + 1)
-        except (OSError, HTTPException) as error:
-            raise ConnectionError(f"{url}: {_reason(error)}") from error
-    if len(content) > most_bytes:
-        raise ValueError(f"{url}: expected at most {most_bytes} bytes, got more")
-    return content
 
 
 def bytes_kept(part: Path, remote: Remote) -> int:
@@ -170,8 +102,7 @@ def download(
     while (done := file.seek(0, 2)) < remote.size:
         try:
             _append(remote, file, done if ranged else 0, progress, timeout_s)
-            ranged = True
-        except _LostError as lost:
+        except LostError as lost:
             done, ranged = file.seek(0, 2), lost.ranged
             if done >= furthest + _BLOCK_BYTES:
                 furthest, failures = done, 0
@@ -189,24 +120,51 @@ def _append(
     remote: Remote, file: BinaryIO, first: int, progress: Callable[[int, int], object] | None, timeout_s: float
 ) -> None:
     """One attempt, from a byte on."""
-    headers = {}
-    if first:
-        headers = {"Range": f"bytes={first}-"} | ({"If-Range": remote.validator} if remote.validator else {})
-    with _open(remote.url, headers, timeout_s) as response:
-        if response.status == 206:
-            continues = _content_range(response) == (first, remote.size)
-            if not first or not continues or _validator(response) not in (None, remote.validator):
-                raise _LostError("another range than was asked for", ranged=False)
-        else:
-            # Whether the file changed or a login page stands in its place: nothing is thrown away for that unasked.
-            length = response.headers.get("Content-Length")
-            if length != str(remote.size) or _validator(response) != remote.validator:
-                raise _LostError("another file than at the start")
-            if file.seek(0, 2):
-                logger.warning("%s: the server only gives the whole file; begins anew", remote.url)
-                file.truncate(0)
-            first = 0
-        _receive(response, file, first, remote.size, progress, timeout_s)
+    headers = {"Range": f"bytes={first}-"} if first else {}
+    conditional = {"If-Range": remote.validator} if first and remote.validator else {}
+    with ask(remote.url, headers | conditional, timeout_s) as response:
+        _checked_state(remote, response)
+        if response.status == 206 or not conditional:
+            _go_on(remote, response, file, first, progress, timeout_s)
+            return
+    # The file is the same, yet all of it comes: some servers know ranges and don't understand the condition.
+    with ask(remote.url, headers, timeout_s) as response:
+        _checked_state(remote, response)
+        _go_on(remote, response, file, first, progress, timeout_s)
+
+
+def _checked_state(remote: Remote, response: HTTPResponse) -> None:
+    """Whether the file changed or a login page stands in its place: nothing is thrown away for that unasked.
+
+    Raises:
+        LostError: it isn't the file that it was.
+    """
+    if response.status != 206:
+        length = response.headers.get("Content-Length")
+        if length != str(remote.size) or _validator(response) != remote.validator:
+            raise LostError("another file than at the start")
+    elif _content_range(response)[1] != remote.size or _validator(response) not in (None, remote.validator):
+        raise LostError("a range of another file", ranged=False)
+
+
+def _go_on(
+    remote: Remote,
+    response: HTTPResponse,
+    file: BinaryIO,
+    first: int,
+    progress: Callable[[int, int], object] | None,
+    timeout_s: float,
+) -> None:
+    """Append what comes where it belongs there, else begin anew with it."""
+    if response.status == 206:
+        if not first or _content_range(response)[0] != first:
+            raise LostError("another range than was asked for", ranged=False)
+    else:
+        if file.seek(0, 2):
+            logger.warning("%s: the server only gives the whole file; begins anew", remote.url)
+            file.truncate(0)
+        first = 0
+    _receive(response, file, first, remote.size, progress, timeout_s)
 
 
 def _receive(
@@ -222,9 +180,9 @@ def _receive(
         try:
             block = response.read1(min(_BLOCK_BYTES, size - done))
         except (OSError, HTTPException) as error:
-            raise _LostError(_reason(error)) from error
+            raise LostError(reason_of(error)) from error
         if not block:
-            raise _LostError("cut off")
+            raise LostError("cut off")
         file.write(block)
         done += len(block)
         received += len(block)
@@ -232,47 +190,8 @@ def _receive(
             progress(done, size)
         if (passed_s := time.monotonic() - begun) > timeout_s:
             if received < _LEAST_BYTES_PER_S * passed_s:
-                raise _LostError(f"only {received} bytes in {passed_s:.0f} s")
+                raise LostError(f"only {received} bytes in {passed_s:.0f} s")
             begun, received = time.monotonic(), 0
-
-
-def _open(url: str, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
-    """An answer with the file; other answers and none are sorted into passing faults and final ones."""
-    opener = OpenerDirector()  # of http and https alone: no file:, ftp: or data: whatever an address or redirect says
-    for handler in (
-        ProxyHandler(),
-        HTTPHandler(),
-        HTTPSHandler(),
-        UnknownHandler(),
-        HTTPErrorProcessor(),
-        HTTPDefaultErrorHandler(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
-    request = Request(checked_url(url), headers={"User-Agent": "ddsp_la2a", "Accept-Encoding": "identity"} | headers)
-    try:
-        response: HTTPResponse = opener.open(request, timeout=timeout_s)
-    except HTTPError as error:
-        with error:
-            if error.code == 416 and "Range" in headers:
-                raise _LostError("the server has no such range", ranged=False) from error
-            if error.code in _PASSING_STATUS:
-                after = error.headers.get("Retry-After") or ""
-                pause_s = min(float(after), _LONGEST_PAUSE_S) if re.fullmatch("[0-9]{1,9}", after) else 0.0
-                raise _LostError(_reason(error), pause_s=pause_s) from error
-            raise ConnectionError(f"{url}: expected the file, got {_reason(error)}; check the address") from error
-    except (OSError, HTTPException) as error:
-        if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
-            raise ConnectionError(f"{url}: expected a valid certificate, got {_reason(error)}") from error
-        raise _LostError(_reason(error)) from error
-    return response
-
-
-def _once(url: str, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
-    try:
-        return _open(url, headers, timeout_s)
-    except _LostError as lost:
-        raise ConnectionError(f"{url}: expected an answer, got: {lost}; check the connection and run again") from lost
 
 
 def _described(url: str, response: HTTPResponse) -> Remote:
@@ -289,15 +208,7 @@ def _validator(response: HTTPResponse) -> str | None:
     return validator if re.fullmatch(r"[ -~]{1,500}", validator) else None
 
 
-def _content_range(response: HTTPResponse) -> tuple[int, int] | None:
-    """First byte and size of the whole."""
+def _content_range(response: HTTPResponse) -> tuple[int | None, int | None]:
+    """First byte and size of the whole, where they are said."""
     match = re.fullmatch(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})", response.headers.get("Content-Range") or "")
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def _reason(error: Exception) -> str:
-    """In a word what went wrong, also where the exception says nothing; servers choose some of these words."""
-    if isinstance(error, URLError) and isinstance(error.reason, Exception):
-        return _reason(error.reason)
-    text = f"{error.code} {error.reason}" if isinstance(error, HTTPError) else str(error) or type(error).__name__
-    return re.sub(r"[^ -~]", "?", text.strip())[:200]
+    return (int(match[1]), int(match[2])) if match else (None, None)

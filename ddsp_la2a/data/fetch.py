@@ -22,14 +22,13 @@ from ddsp_la2a.data.download import (
     TIMEOUT_S,
     Remote,
     bytes_kept,
-    checked_url,
     download,
     inquire,
-    read_document,
     state_path,
 )
 from ddsp_la2a.data.index import SPLITS, index
 from ddsp_la2a.data.unpack import DamagedError, unpack
+from ddsp_la2a.data.web import checked_url, read_document
 
 if sys.platform != "win32":
     import fcntl
@@ -115,7 +114,7 @@ def plan_fetch(
         ConnectionError: the server can't be reached, or doesn't have the file.
     """
     folder = _new_folder(Path(folder))
-    url, is_default = checked_url(url or URL), url in (None, URL)
+    url, is_default = checked_url(URL if url is None else url), url in (None, URL)
     expected = parse_checksum(checksum) if checksum is not None else None
     source, recorded_size = ("you", None) if expected is not None else ("nobody", None)
     if expected is None and is_default:
@@ -130,6 +129,8 @@ def plan_fetch(
         archive = archive.with_name(f"{archive.name}.part")
         remote = inquire(url, timeout_s=timeout_s)
         size, kept = remote.size, bytes_kept(archive, remote)
+        if not kept and archive.is_file():
+            logger.warning("%s: not a part of what the server has now; it would be begun anew", archive)
         if expected is None and remote.checksum is not None:
             expected, source = remote.checksum, "the server, with the file"
     if recorded_size not in (None, size):
@@ -219,7 +220,7 @@ def _new_folder(folder: Path) -> Path:
     folder = folder.resolve()
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder}: expected a new or an empty folder; remove what is in it, or name another")
-    if folder.exists() and (not folder.is_dir() or folder.is_mount()):
+    if folder.exists() and (not folder.is_dir() or os.path.ismount(folder)):
         raise ValueError(f"{folder}: expected the name of a folder to be made, got a file or a disk; name one in it")
     return folder
 
