@@ -12,8 +12,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import ddsp_la2a as la
 from ddsp_la2a.console import say
-from ddsp_la2a.data.fetch import URL, FetchPlan, plan_fetch
-from ddsp_la2a.data.fetch import fetch as fetch_planned
+from ddsp_la2a.fetching.fetch import URL, FetchPlan, plan_fetch
+from ddsp_la2a.fetching.fetch import fetch as fetch_planned
 
 
 @click.command()

@@ -8,7 +8,7 @@ from email.message import Message
 
 import pytest
 
-from ddsp_la2a.data.checksum import Checksum, checksums, header_checksum, parse_checksum
+from ddsp_la2a.fetching.checksum import Checksum, checksums, header_checksum, parse_checksum
 
 MD5, SHA256 = hashlib.md5(b"abc"), hashlib.sha256(b"abc")
 

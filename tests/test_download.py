@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from loopback import cut, hang, redirect, serving, status, trickle
 
-from ddsp_la2a.data import download as module
-from ddsp_la2a.data.download import bytes_kept, download, inquire, state_path
-from ddsp_la2a.data.web import _Redirects, checked_url, read_document
+from ddsp_la2a.fetching import download as module
+from ddsp_la2a.fetching.download import bytes_kept, download, inquire, state_path
+from ddsp_la2a.fetching.web import _Redirects, checked_url, read_document
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 QUICK = {"pauses_s": (0.0, 0.0), "timeout_s": 5.0}

@@ -19,8 +19,8 @@ from loopback import cut, hang, serving, status
 
 import ddsp_la2a as la
 from ddsp_la2a import cli, cli_fetch
-from ddsp_la2a.data import fetch as module
-from ddsp_la2a.data.fetch import fetch, plan_fetch
+from ddsp_la2a.fetching import fetch as module
+from ddsp_la2a.fetching.fetch import fetch, plan_fetch
 
 NAME = "SignalTrain_LA2A_Dataset_1.1.tgz"
 QUICK = {"pauses_s": (0.0, 0.0), "timeout_s": 5.0}

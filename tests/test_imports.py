@@ -25,6 +25,7 @@ ALLOWED = {
     "simulated_unit": {"simulated_unit", "units"},
     "dsp": {"dsp", "units"},
     "data": {"data", "controls", "files", "units"},
+    "fetching": {"fetching", "data", "files"},
     "model": {"model", "dsp", "controls", "files", "units"},
     "evaluation": {"evaluation", "data", "controls", "files", "units"},
     "interrupts": set(),

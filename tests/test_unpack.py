@@ -11,7 +11,7 @@ import tracemalloc
 
 import pytest
 
-from ddsp_la2a.data.unpack import DamagedError, unpack
+from ddsp_la2a.fetching.unpack import DamagedError, unpack
 
 ROOM = 1 << 30
 
@@ -196,7 +196,7 @@ def test_a_header_of_many_small_ones(folder):
 
 
 def test_too_many_files(folder, monkeypatch):
-    monkeypatch.setattr("ddsp_la2a.data.unpack._MOST_MEMBERS", 5)
+    monkeypatch.setattr("ddsp_la2a.fetching.unpack._MOST_MEMBERS", 5)
     with pytest.raises(ValueError, match="expected at most 5 files"):
         run(packed(*(member(f"{number}") for number in range(6))), folder)
 

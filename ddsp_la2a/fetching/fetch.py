@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from ddsp_la2a.data.checksum import Checksum, checksums, parse_checksum
-from ddsp_la2a.data.download import (
+from ddsp_la2a.data.index import SPLITS, index
+from ddsp_la2a.fetching.checksum import Checksum, checksums, parse_checksum
+from ddsp_la2a.fetching.download import (
     PAUSES_S,
     TIMEOUT_S,
     Remote,
@@ -26,9 +27,8 @@ from ddsp_la2a.data.download import (
     inquire,
     state_path,
 )
-from ddsp_la2a.data.index import SPLITS, index
-from ddsp_la2a.data.unpack import DamagedError, unpack
-from ddsp_la2a.data.web import checked_url, read_document
+from ddsp_la2a.fetching.unpack import DamagedError, unpack
+from ddsp_la2a.fetching.web import checked_url, read_document
 
 if sys.platform != "win32":
     import fcntl

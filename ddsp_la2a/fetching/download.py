@@ -11,8 +11,8 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ddsp_la2a.data.checksum import Checksum, header_checksum
-from ddsp_la2a.data.web import LostError, ask, ask_once, reason_of
+from ddsp_la2a.fetching.checksum import Checksum, header_checksum
+from ddsp_la2a.fetching.web import LostError, ask, ask_once, reason_of
 from ddsp_la2a.files import replacing
 
 logger = logging.getLogger(__name__)
