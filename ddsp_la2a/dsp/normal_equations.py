@@ -28,6 +28,8 @@ ERROR, TARGET, FIRST_TANGENT = 0, 1, 2
 _PIECE = 2048
 """Samples whose signals stay in the second-level cache between the loops; shorter pieces wait for the interpreter."""
 
+_SUMS_AT_ONCE = 256
+
 
 def error_products(
     blocks: Iterable[tuple[NDArray[np.floating], NDArray[np.floating]]],
@@ -104,8 +106,12 @@ def error_products(
                 continue
             tangent_kernels.add_products(piece, sums[-1])
             left_in_sum -= length
-    lower = np.array(sums).reshape(-1, rows, rows)
     scale = block_diag(np.eye(FIRST_TANGENT), tangents.scale)
-    full = lower + np.tril(lower, -1).swapaxes(1, 2)
-    with np.errstate(invalid="ignore"):  # a feedback loop that swings by itself has derivatives beyond all numbers
-        return np.asarray(scale.T @ full @ scale)
+    found = np.empty((len(sums), scale.shape[1], scale.shape[1]))
+    # Some at a time: those of 20 min are 10 MB, which there needn't be several of.
+    for first in range(0, len(sums), _SUMS_AT_ONCE):
+        lower = np.stack(sums[first : first + _SUMS_AT_ONCE])
+        full = lower + np.tril(lower, -1).swapaxes(1, 2)
+        with np.errstate(invalid="ignore"):  # a feedback loop that swings by itself has derivatives beyond all numbers
+            found[first : first + _SUMS_AT_ONCE] = scale.T @ full @ scale
+    return found

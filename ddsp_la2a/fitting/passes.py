@@ -126,16 +126,17 @@ def answered(
 
 
 def _answer(products: Array, point: Array, coordinates: Coordinates, seconds: float) -> Answer:
-    rate = coordinates.sample_rate
+    rate, tangents = coordinates.sample_rate, slice(FIRST_TANGENT, None)
     power = products[:, TARGET, TARGET].sum() / (seconds * rate)
     scale = np.concatenate([np.ones(FIRST_TANGENT), coordinates.slopes(point)])
-    shares = products * scale[:, None] * scale / (rate * (power + _SILENCE))
-    total, tangents = shares.sum(axis=0), slice(FIRST_TANGENT, None)
+    shares = np.outer(scale, scale) / (rate * (power + _SILENCE))
+    total = products.sum(axis=0) * shares
     if not np.isfinite(total).all():
         nothing = np.zeros((len(point), len(point)))
         return Answer(Quadratic(np.inf, np.zeros(len(point)), nothing), nothing)
+    scores = products[:, tangents, ERROR] * shares[tangents, ERROR]
     gradient, hessian = total[tangents, ERROR].copy(), total[tangents, tangents].copy()
-    scattered = score_covariance(shares[:, tangents, ERROR], hessian, SUMS_PER_S, rate)
+    scattered = score_covariance(scores, hessian, SUMS_PER_S, rate)
     return Answer(Quadratic(float(0.5 * total[ERROR, ERROR]), gradient, hessian), scattered)
 
 
