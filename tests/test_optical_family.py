@@ -844,6 +844,8 @@ def test_command_line_fits_a_cell(run: Callable[..., SimpleNamespace], short_fra
         "static_curves.svg",
         "step_response.svg",
         "output_stage.svg",
+        "frame.csv",
+        "fit.json",
     }
     model = la.load("run/model.safetensors")
     assert model.stages == CellStages(output_filter=True, traps=False)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from torch import Tensor
+from torch.autograd.functional import jacobian  # torch.func would take 200 MB for what it imports
 
 from ddsp_la2a.dsp import feedback_kernels, optical_derivative_kernels, optical_kernels, tangent_kernels
 from ddsp_la2a.dsp.checks import check_sample_rate
@@ -74,7 +75,7 @@ def _with_derivatives(params: Any, sample_rate: float, to_coefficients: Any) -> 
         return torch.as_tensor(to_coefficients(replace(params, **given), sample_rate))
 
     at = torch.tensor(list(numbers.values()), dtype=torch.float64)
-    return coefficients(at).numpy(), np.ascontiguousarray(torch.func.jacrev(coefficients)(at).numpy())
+    return coefficients(at).numpy(), np.ascontiguousarray(jacobian(coefficients, at).numpy())
 
 
 class _Plain:
@@ -172,7 +173,7 @@ class _Filtered:
         self._core, self._count = core, len(core.scale)
         self._taps, self._slow = taps(at).numpy(), slow_coefficient(rate)
         self.latency = output_filter.latency
-        self.scale = block_diag(core.scale, torch.func.jacrev(taps)(at).numpy())
+        self.scale = block_diag(core.scale, jacobian(taps, at).numpy())
         self._filtered = np.zeros((1 + self._count, output_filter.states))
         self._slow_alone = np.zeros((1, output_filter.states))
 

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import helmert
+from torch.autograd.functional import jacobian
 
 from ddsp_la2a.fitting.coordinates import Coordinates
 from ddsp_la2a.fitting.least_squares import Damping, Minimum, Quadratic, levenberg_marquardt, minimised
@@ -108,12 +109,10 @@ class TaperCard:
         self.precision = 0.5 * prior_s / self.variance
 
     def __call__(self, weights: Array) -> tuple[Array, Array]:
-        def both(at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            values = self._taper.unconstrained(self._settings, at)
-            return values, values
-
-        derivative, values = torch.func.jacrev(both, has_aux=True)(torch.from_numpy(weights))
-        return values.numpy()[self._rows], derivative.numpy()[self._rows]
+        at = torch.from_numpy(weights)
+        derivative = jacobian(lambda moved: self._taper.unconstrained(self._settings, moved), at)
+        values = self._taper.unconstrained(self._settings, at)
+        return values.detach().numpy()[self._rows], derivative.numpy()[self._rows]
 
 
 class Joint(NamedTuple):
