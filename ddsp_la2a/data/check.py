@@ -122,9 +122,8 @@ def apply_findings(
         FileNotFoundError, ValueError: the frame isn't valid, or no pair is left.
     """
     frame = read_frame(frame, controls)
-    paths = frame[["raw_audio_path", "processed_audio_path"]]
     errors = findings[findings["severity"] == "error"]
-    wrong = paths.isin(set(errors["path"])).any(axis=1)
+    wrong = left_out(frame, findings)
     for row in frame[wrong].itertuples(index=False):
         mine = errors[errors["path"].isin([row.raw_audio_path, row.processed_audio_path])]
         logger.warning("left out %s: %s", row.processed_audio_path, ", ".join(mine["finding"].unique()))
@@ -147,6 +146,12 @@ def apply_findings(
     clean = clean.assign(start_frame=starts, stop_frame=np.array(stops, dtype=np.int64))
     first = (*columns(controls), *STRETCH_COLUMNS)
     return clean[[*first, *(name for name in clean if name not in first)]]
+
+
+def left_out(frame: pd.DataFrame, findings: pd.DataFrame) -> pd.Series:
+    """Which rows of a frame have an error, in one of their files or both, so that :func:`apply_findings` drops them."""
+    wrong = set(findings.loc[findings["severity"] == "error", "path"])
+    return frame[["raw_audio_path", "processed_audio_path"]].isin(wrong).any(axis=1)
 
 
 def _described(pair: Pair) -> Pair:
