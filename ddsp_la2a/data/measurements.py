@@ -91,11 +91,11 @@ def measured(
     found: list[Measurement | ValueError | None] = [_known(recording) for recording in recordings]
     todo = [number for number, measurement in enumerate(found) if measurement is None]
     total = sum(recording.seconds for recording in recordings)
-    left = sum(recordings[number].seconds for number in todo)
+    left = set(todo)
 
     def tell() -> None:
         if progress is not None:
-            progress(round(total - left), round(total))
+            progress(round(total - sum(recordings[number].seconds for number in left)), round(total))
 
     tell()
     shared = _Shared(recordings[number] for number in todo)
@@ -104,7 +104,7 @@ def measured(
         waiting = {pool.submit(_measured, recordings[number], shared): number for number in todo}
         for future in _as_done(waiting):
             found[waiting[future]] = future.result()
-            left -= recordings[waiting[future]].seconds
+            left.remove(waiting[future])
             tell()
     finally:  # with all done there is nothing to stop
         shared.stop()
