@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -10,21 +9,18 @@ import click
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
 from ddsp_la2a.cli_capture import capture
+from ddsp_la2a.cli_data import check, index
 from ddsp_la2a.cli_fetch import fetch
 from ddsp_la2a.cli_fit import compare, demo, evaluate, fit
 from ddsp_la2a.cli_measure import measure as measure_command
 from ddsp_la2a.cli_measure import tones
 from ddsp_la2a.cli_options import (
     announce_compiling,
-    controls_option,
     out_folder_option,
     positions_option,
-    source_argument,
 )
 from ddsp_la2a.cli_process import process
-from ddsp_la2a.console import bar, run_command, say
-from ddsp_la2a.controls import LA2A_CONTROLS
-from ddsp_la2a.data.index import write_frame
+from ddsp_la2a.console import run_command, say
 from ddsp_la2a.files import replacing
 
 
@@ -34,38 +30,8 @@ def command() -> None:
     """Fit, look at and use explicit models of the LA-2A levelling amplifier."""
 
 
-for subcommand in (fit, evaluate, compare, demo, process, capture, fetch, measure_command, tones):
+for subcommand in (fetch, index, check, fit, evaluate, compare, demo, process, capture, measure_command, tones):
     command.add_command(subcommand)
-
-
-@command.command()
-@click.argument("root", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="CSV file to write.")
-def index(root: Path, out: Path | None) -> None:
-    """List the pairs of recordings below ROOT."""
-    frame = la.index(root)
-    if out is None:
-        click.echo(frame.to_csv(index=False), nl=False)
-    else:
-        write_frame(frame, out)
-        say(f"{out}: {len(frame)} pairs")
-
-
-@command.command()
-@source_argument
-@click.option("--out", type=click.Path(path_type=Path), help="CSV file for all findings.")
-@controls_option
-def check(source: Path, out: Path | None, controls: tuple[la.Control, ...] | None) -> None:
-    """Look for wrong, shifted or damaged recordings."""
-    with replacing(out) if out is not None else nullcontext() as temporary:
-        findings = la.check(source, controls=controls or LA2A_CONTROLS, progress=bar("check", "pair"))
-        if temporary is not None:
-            findings.to_csv(temporary, index=False)
-    serious = findings[findings["severity"] != "information"]
-    for found in serious.itertuples(index=False):
-        click.echo(f"{found.severity}: {found.path}: {found.finding} ({found.value}); {found.advice}")
-    counts = findings["severity"].value_counts()
-    click.echo(", ".join(f"{counts.get(name, 0)} {name}" for name in ("error", "warning", "information")))
 
 
 @command.command()

@@ -11,7 +11,7 @@ import pandas as pd
 
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
-from ddsp_la2a.console import bar, say
+from ddsp_la2a.console import audio_bar, say
 from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.splits import PROTOCOLS
 from ddsp_la2a.dsp.compiling import needs_compiling
@@ -116,7 +116,7 @@ def announce_compiling() -> None:
 
 def checked(source: Path, controls: Sequence[la.Control]) -> pd.DataFrame:
     """The frame without the pairs that ``check`` finds an error in, which are named."""
-    frame, findings = workflow.clean_frame(source, bar("check", "pair"), controls)
+    frame, findings = workflow.clean_frame(source, audio_bar("check"), controls)
     errors = findings[findings["severity"] == "error"]
     for found in errors.itertuples(index=False):
         say(f"left out: {found.path}: {found.finding}")

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -18,17 +19,41 @@ def say(text: str) -> None:
 
 
 def bar(description: str, unit: str) -> Callable[[int, int], None]:
-    """A progress callback of (done, total) that draws a bar from its first call on."""
+    """A progress callback of (done, total) that draws a bar from its first call on, unless all is done already."""
+    return _drawing(partial(tqdm, desc=description, unit=unit))
+
+
+def audio_bar(description: str) -> Callable[[int, int], None]:
+    """The same for seconds of audio: minutes, time left and how many times faster than it plays."""
+    return _drawing(partial(_AudioBar, desc=description, bar_format=_AUDIO_FORMAT, smoothing=0.0))
+
+
+def _drawing(new: Callable[..., Any]) -> Callable[[int, int], None]:
     drawn: Any = None
 
     def progress(done: int, total: int) -> None:
         nonlocal drawn
-        drawn = drawn or tqdm(total=total, desc=description, unit=unit)
+        if drawn is None:
+            if done == total:
+                return
+            drawn = new(total=total, initial=done)
         drawn.update(done - drawn.n)
         if done == total:
             drawn.close()
 
     return progress
+
+
+_AUDIO_FORMAT = "{l_bar}{bar}| {minutes} min of audio [{elapsed}<{remaining}, {speed}]"
+
+
+class _AudioBar(tqdm):
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        state = super().format_dict
+        seconds, elapsed = state["n"] - state["initial"], state["elapsed"]
+        speed = f"{seconds / elapsed:,.0f} × real time" if seconds and elapsed else "…"
+        return state | {"minutes": f"{state['n'] / 60:.0f}/{state['total'] / 60:.0f}", "speed": speed}
 
 
 def run_command(command: click.Command, name: str) -> None:

@@ -19,6 +19,7 @@ import torch
 import ddsp_la2a as la
 from baselines.numpy_compressor import compressor
 from baselines.numpy_stages import StagedReference, staged_compressor
+from ddsp_la2a.data.cache import FOLDER_VARIABLE
 from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.fitting.gradient import AdamSettings
@@ -32,6 +33,8 @@ TRUTH: dict[tuple[int, int], dict[str, float]] = {
     (1, 80): {"threshold_db": -34.0, "ratio": 7.0, "knee_db": 4.0, "attack_ms": 3.0, "release_ms": 300.0},
 }
 MAKEUP_DB = 2.0
+
+_NUMBERS = itertools.count()
 
 
 STRIP = (la.Control("speed", 1.0, 3.0, "switch"), la.Control("drive", 0.0, 10.0), la.Control("ratio"))
@@ -161,6 +164,22 @@ def write_pair(
 def stages(request: pytest.FixtureRequest) -> Stages:
     """Every combination of a compressor's stages, one after the other; by ``indirect`` those a test names."""
     return Stages(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For what fixtures of modules and the session check: never the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What was found out about files in another test isn't known; a folder that isn't there yet."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{next(_NUMBERS)}"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

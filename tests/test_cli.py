@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -221,6 +222,7 @@ MISTAKES = [
     refused("check values.csv", "values.csv, line 2, column peak_reduction: expected 0 to 100"),
     refused("check in.wav", "in.wav: expected a CSV file"),
     refused("check good --out missing/f.csv", "expected a file name in an existing folder"),
+    refused("check good --page missing/f.html", "expected a file name in an existing folder"),
     refused("fit good", "Missing option '--out'"),
     refused("fit missing --out run", "missing: expected a data set folder or a CSV"),
     refused("fit empty --out run", "empty: expected pairs of"),
@@ -325,7 +327,8 @@ def test_check_looks_first_where_it_shall_write(run, here, monkeypatch):
         raise AssertionError("hours of work for nothing")
 
     monkeypatch.setattr(la, "check", unexpected)
-    assert "existing folder" in run("check", "good", "--out", "missing/f.csv").error
+    for option in ("--out", "--page"):
+        assert "existing folder" in run("check", "good", option, "missing/f.csv").error
 
 
 @pytest.mark.parametrize(
@@ -536,6 +539,22 @@ def test_check_of_a_sound_tree(run, recordings):
     assert ran.status == 0
     assert ran.out.splitlines()[-1] == "0 error, 0 warning, 5 information"
     assert (pd.read_csv("findings.csv")["finding"] == "lag").all()
+
+
+def test_check_writes_a_page(run, recordings):
+    ran = run("check", recordings, "--page", "check.html", "--out", "findings.csv")
+    assert ran.status == 0
+    assert "5 of 5 pairs can be fitted" in Path("check.html").read_text(encoding="utf-8")
+    assert files_of(Path()) == {"check.html", "findings.csv"}
+
+
+def test_check_shows_how_far_it_is_unless_all_is_known(run, recordings, tmp_path):
+    root = shutil.copytree(recordings, tmp_path / "tree")
+    for path in root.rglob("*.wav"):
+        os.utime(path, (1e9, 1e9))
+    first, again = run("check", root), run("check", root)
+    assert "min of audio" in first.err
+    assert again == (0, first.out, "")
 
 
 def test_check_says_what_is_wrong_and_what_to_do(run, tmp_path, record):

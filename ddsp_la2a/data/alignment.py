@@ -55,7 +55,7 @@ def alignment(stretches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Alignment |
         :class:`Alignment`, or None where nothing sounds.
     """
     size = reach = 0
-    power_x, power_y, cross = np.zeros(1), np.zeros(1), np.zeros(1, dtype=complex)
+    power_x, power_y, cross, window = np.zeros(1), np.zeros(1), np.zeros(1, dtype=complex), np.zeros(0)
     for x, y in stretches:
         x, y = (np.nan_to_num(z.astype(np.float64), posinf=0.0, neginf=0.0) for z in (x, y))
         energy = np.sqrt(np.sum(x * x)), np.sqrt(np.sum(y * y))
@@ -64,8 +64,8 @@ def alignment(stretches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Alignment |
         if not size:
             size = 2 << (len(x) - 1).bit_length()
             reach = min(LAG_RANGE, len(x) - 1)
-        # The window keeps the stretch's edges, which stand at the same place in both, from being taken for sound.
-        window = np.hanning(len(x))
+            # It keeps the stretch's edges, which stand at the same place in both, from being taken for sound.
+            window = np.hanning(len(x))
         spectrum_x, spectrum_y = np.fft.rfft(window * x / energy[0], size), np.fft.rfft(window * y / energy[1], size)
         power_x = power_x + np.abs(spectrum_x) ** 2
         power_y = power_y + np.abs(spectrum_y) ** 2

@@ -33,15 +33,14 @@ known_erratum         information            the data set's authors know of it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
-from ddsp_la2a.data.alignment import STRETCH_FRAMES, alignment
-from ddsp_la2a.data.audio import audio_info, read_audio
+from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.data.frame import STRETCH_COLUMNS, columns
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.judgements import (
@@ -49,22 +48,17 @@ from ddsp_la2a.data.judgements import (
     identity_columns,
     judge_identity,
     judge_lags_and_lengths,
-    judge_levels,
+    judge_measurement,
     judge_rates,
-    judge_samples,
     without_partner,
 )
-from ddsp_la2a.data.scan import LEVELS_PER_SECOND, Scan, scan
+from ddsp_la2a.data.measurements import Recording, measured
 from ddsp_la2a.data.wav_header import header_faults
 
 logger = logging.getLogger(__name__)
 
 _FINDING_COLUMNS = ("finding", "severity", "value", "advice", "path")
 """Columns of what :func:`check` returns, beside those that say which pair it is about."""
-
-_STRETCHES = 48
-_LIKENESS_FLOOR = 0.1
-_NO_PEAK, _AMBIGUOUS = 0.5, 0.8
 
 
 def check(
@@ -75,31 +69,31 @@ def check(
 ) -> pd.DataFrame:
     """Look for everything that can be wrong with a data set; the table is in the module's docstring.
 
-    Files are read in blocks, so memory doesn't grow with their length.
+    Files are read in blocks and by several threads, so memory doesn't grow with their length. What was measured is kept
+    in the user's cache folder: files that haven't changed since aren't read again, but for their headers.
 
     Args:
         frame: frame, CSV file or data set folder, see :func:`~ddsp_la2a.data.index.read_frame`. Files without a
             partner are known only of a folder or of what ``index`` gave.
         controls: of the unit.
-        progress: called with the number of pairs done and their total after each.
+        progress: called with whole seconds of audio that are done and their total: first with those of pairs that are
+            known already, then after each pair that was measured.
 
     Returns:
         one row a finding: what identifies the pair (``track_id``, ``split``, ``take``, the controls), ``finding``,
         ``severity`` (error, warning, information), ``value`` (number or text), ``advice``, ``path`` of the file
-        meant, the target's for what         concerns both. Every pair whose delay can be measured has a row ``lag``.
+        meant, the target's for what concerns both. Every pair whose delay can be measured has a row ``lag``.
 
     Raises:
         FileNotFoundError, ValueError: the frame itself isn't valid.
     """
     controls = unique(controls)
     frame = read_frame(frame, controls)
-    rows = list(frame.itertuples(index=False))
-    scans: dict[tuple[str, int, int], Scan] = {}
-    pairs: list[Pair] = []
-    for row in rows:
-        pairs.append(_measured(Pair(row, controls), scans))
-        if progress is not None:
-            progress(len(pairs), len(rows))
+    pairs = [_described(Pair(row, controls)) for row in frame.itertuples(index=False)]
+    audible = [(pair, pair.recording) for pair in pairs if pair.recording is not None]
+    measurements = measured([recording for _, recording in audible], progress)
+    for (pair, _), measurement in zip(audible, measurements, strict=True):
+        judge_measurement(pair, measurement)
     judge_rates(pairs)
     judge_lags_and_lengths(pairs)
     judge_identity(pairs)
@@ -128,9 +122,8 @@ def apply_findings(
         FileNotFoundError, ValueError: the frame isn't valid, or no pair is left.
     """
     frame = read_frame(frame, controls)
-    paths = frame[["raw_audio_path", "processed_audio_path"]]
     errors = findings[findings["severity"] == "error"]
-    wrong = paths.isin(set(errors["path"])).any(axis=1)
+    wrong = left_out(frame, findings)
     for row in frame[wrong].itertuples(index=False):
         mine = errors[errors["path"].isin([row.raw_audio_path, row.processed_audio_path])]
         logger.warning("left out %s: %s", row.processed_audio_path, ", ".join(mine["finding"].unique()))
@@ -155,8 +148,14 @@ def apply_findings(
     return clean[[*first, *(name for name in clean if name not in first)]]
 
 
-def _measured(pair: Pair, scans: dict[tuple[str, int, int], Scan]) -> Pair:
-    """A pair with all that can be said about it without knowing the others."""
+def left_out(frame: pd.DataFrame, findings: pd.DataFrame) -> pd.Series:
+    """Which rows of a frame have an error, in one of their files or both, so that :func:`apply_findings` drops them."""
+    wrong = set(findings.loc[findings["severity"] == "error", "path"])
+    return frame[["raw_audio_path", "processed_audio_path"]].isin(wrong).any(axis=1)
+
+
+def _described(pair: Pair) -> Pair:
+    """A pair with all that its headers say, and what of it is to be measured."""
     row, infos = pair.row, []
     for path in (row.raw_audio_path, row.processed_audio_path):
         try:
@@ -185,46 +184,6 @@ def _measured(pair: Pair, scans: dict[tuple[str, int, int], Scan]) -> Pair:
         elif stop - start < raw.sample_rate:
             pair.add("too_short", "error", stop - start, "drop it, less than a second tells nothing")
         else:
-            try:
-                _listen(pair, start, stop, raw.sample_rate, scans)
-            except ValueError as error:
-                pair.add("unreadable", "error", str(error), "copy or record the file again")
+            paths = row.raw_audio_path, row.processed_audio_path
+            pair.recording = Recording(*paths, int(start), int(stop), raw.sample_rate)
     return pair
-
-
-def _listen(pair: Pair, start: int, stop: int, sample_rate: int, scans: dict[tuple[str, int, int], Scan]) -> None:
-    """Findings from the samples of a pair, whose headers agree."""
-    raw_path, processed_path = pair.row.raw_audio_path, pair.row.processed_audio_path
-    key = (raw_path, start, stop)  # one input may have many targets
-    if key not in scans:
-        scans[key] = scan(raw_path, start, stop, sample_rate)
-    x, y = scans[key], scan(processed_path, start, stop, sample_rate)
-    if judge_samples(pair, x, y):
-        return
-    aligned = alignment(_stretches(raw_path, processed_path, start, stop))
-    if aligned is None:
-        pair.add(
-            "silence", "warning", "too little sounds to measure the delay", "leave the pair out or record it again"
-        )
-        return
-    # A noisy recording may be little like its input and still have one clear peak.
-    if aligned.likeness < _LIKENESS_FLOOR and aligned.ambiguity > _NO_PEAK:
-        advice = "look for its input; or its delay is beyond what is looked for"
-        pair.add("unrelated", "error", round(aligned.likeness, 4), advice)
-        return
-    if aligned.ambiguity > _AMBIGUOUS:
-        pair.add("lag_ambiguous", "warning", round(aligned.ambiguity, 3), "use a recording that doesn't repeat itself")
-        return
-    pair.lag = aligned.lag_samples
-    pair.add("lag", "information", round(aligned.lag_samples, 3), "nothing")
-    if aligned.polarity < 0:
-        pair.add("polarity_inverted", "error", -1, "multiply the target by -1")
-    judge_levels(pair, x, y, round(aligned.lag_samples * LEVELS_PER_SECOND / sample_rate))
-
-
-def _stretches(raw_path: str, processed_path: str, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    length = min(STRETCH_FRAMES, stop - start)
-    count = min(_STRETCHES, 2 * (stop - start) // length)
-    for first in np.unique(np.linspace(start, stop - length, count).astype(int)):
-        begin, end = int(first), int(first) + length
-        yield read_audio(raw_path, begin, end)[0], read_audio(processed_path, begin, end)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique, whole_or_not
 from ddsp_la2a.data.audio import audio_info
+from ddsp_la2a.data.contents import content_hash
 
 Setting = tuple[float, ...]
 """Positions of all controls, in their order."""
@@ -200,23 +200,17 @@ def linked_takes(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROL
 def data_hash(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_CONTROLS) -> str:
     """Hash of which recordings a frame names: their settings, stretches, file names and contents.
 
-    Contents, not times of change: a copied data set is the same data set, and what was trained on it can go on.
+    Contents, not times of change: a copied data set is the same data set, and what was trained on it can go on. Files
+    that were read before and haven't changed since aren't read again.
     """
     digest = hashlib.sha256()
     names = ["split", "take", *(c.name for c in controls), *(c for c in STRETCH_COLUMNS if c in frame.columns)]
     for row in frame.itertuples(index=False):
         described = [str(getattr(row, name)) for name in names]
         for path in (Path(str(row.raw_audio_path)), Path(str(row.processed_audio_path))):
-            stat = path.stat()
-            described += [path.name, _content_hash(path, stat.st_size, stat.st_mtime_ns)]
+            described += [path.name, content_hash(path)]
         digest.update("\x1f".join(described).encode("utf-8") + b"\n")
     return digest.hexdigest()
-
-
-@lru_cache(maxsize=4096)
-def _content_hash(path: Path, size: int, changed_ns: int) -> str:  # size and time: read again what changed
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _whole_numbers(values: pd.Series, column: str, row_name: Callable[[int], str]) -> pd.Series:

@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control
-from ddsp_la2a.data.alignment import expansion
 from ddsp_la2a.data.audio import AudioInfo
 from ddsp_la2a.data.index import SPLITS
-from ddsp_la2a.data.scan import LEVELS_PER_SECOND, Scan
+from ddsp_la2a.data.levels import Levels
+from ddsp_la2a.data.measurements import Measurement, Recording
+from ddsp_la2a.data.scan import LEVELS_PER_SECOND, Sound
 
 LAG_TOLERANCE_SAMPLES = 2.0
 """Farthest a pair's delay may lie from the data set's median."""
 
 _SILENT_PEAK = 1e-4
 _GAP_SECONDS = 0.5
-_SILENT_DB, _SOUNDING_DB, _PAUSE_DB = -90.0, -40.0, -80.0
+_LIKENESS_FLOOR = 0.1
+_NO_PEAK, _AMBIGUOUS = 0.5, 0.8
 _SWAP_SURE, _SWAP_LIKELY = (0.5, 0.7), (0.3, 0.3)  # score of expansion(); spread of the gain in dB
 
 # Version 1.1 of the SignalTrain LA2A data set. Recordings this long aren't the demonstration's or a test's.
@@ -55,6 +57,7 @@ class Pair:
     controls: Sequence[Control]
     raw: AudioInfo | None = None
     processed: AudioInfo | None = None
+    recording: Recording | None = None
     lag: float | None = None
     findings: list[dict[str, Any]] = field(default_factory=list)
 
@@ -66,7 +69,36 @@ class Pair:
         )
 
 
-def judge_samples(pair: Pair, x: Scan, y: Scan) -> bool:
+def judge_measurement(pair: Pair, measured: Measurement | ValueError) -> None:
+    """Findings from the samples of a pair, whose headers agree."""
+    if isinstance(measured, ValueError):
+        pair.add("unreadable", "error", str(measured), "copy or record the file again")
+        return
+    if judge_samples(pair, measured.raw, measured.processed):
+        return
+    aligned = measured.alignment
+    if aligned is None:
+        pair.add(
+            "silence", "warning", "too little sounds to measure the delay", "leave the pair out or record it again"
+        )
+        return
+    # A noisy recording may be little like its input and still have one clear peak.
+    if aligned.likeness < _LIKENESS_FLOOR and aligned.ambiguity > _NO_PEAK:
+        advice = "look for its input; or its delay is beyond what is looked for"
+        pair.add("unrelated", "error", round(aligned.likeness, 4), advice)
+        return
+    if aligned.ambiguity > _AMBIGUOUS:
+        pair.add("lag_ambiguous", "warning", round(aligned.ambiguity, 3), "use a recording that doesn't repeat itself")
+        return
+    pair.lag = aligned.lag_samples
+    pair.add("lag", "information", round(aligned.lag_samples, 3), "nothing")
+    if aligned.polarity < 0:
+        pair.add("polarity_inverted", "error", -1, "multiply the target by -1")
+    if measured.levels is not None:
+        judge_levels(pair, measured.levels)
+
+
+def judge_samples(pair: Pair, x: Sound, y: Sound) -> bool:
     """Findings on single files; True where one of them is silent."""
     silent = False
     for result, path, is_target in ((x, pair.row.raw_audio_path, False), (y, pair.row.processed_audio_path, True)):
@@ -83,26 +115,20 @@ def judge_samples(pair: Pair, x: Scan, y: Scan) -> bool:
     return silent
 
 
-def judge_levels(pair: Pair, x: Scan, y: Scan, late: int) -> None:
-    """Findings from the levels over time, the target's moved back by its delay in levels."""
-    levels_x = x.levels_db[max(-late, 0) :]
-    levels_y = y.levels_db[max(late, 0) :]
-    length = min(len(levels_x), len(levels_y))
-    levels_x, levels_y = levels_x[:length], levels_y[:length]
-    for quiet, loud, path in (
-        (levels_y, levels_x, pair.row.processed_audio_path),
-        (levels_x, levels_y, pair.row.raw_audio_path),
+def judge_levels(pair: Pair, levels: Levels) -> None:
+    """Findings from the levels over time."""
+    for missing, path in (
+        (levels.processed_gaps, pair.row.processed_audio_path),
+        (levels.raw_gaps, pair.row.raw_audio_path),
     ):
-        missing = int(((quiet < _SILENT_DB) & (loud > _SOUNDING_DB)).sum())
         if missing >= _GAP_SECONDS * LEVELS_PER_SECOND:
             value = f"{missing / LEVELS_PER_SECOND:.1f} s where the partner sounds"
             pair.add("silence", "warning", value, "a gap in the recording; limit the row to a stretch without it", path)
-    if length and np.mean((levels_x < _PAUSE_DB) & (levels_y < _PAUSE_DB)) > 0.5:
+    if levels.paused > 0.5:
         pair.add("silence", "information", "more than half of both files", "little is learned from it")
-    gain = expansion(levels_x, levels_y)
-    if gain is None:
+    score, spread_db = levels.expansion, levels.spread_db
+    if score is None or spread_db is None:
         return
-    score, spread_db = gain
     if score > _SWAP_SURE[0] and spread_db > _SWAP_SURE[1]:
         severity, advice = "error", "exchange the two files"
     elif score > _SWAP_LIKELY[0] and spread_db > _SWAP_LIKELY[1]:

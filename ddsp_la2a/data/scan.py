@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,25 +19,25 @@ _SILENT_POWER = 1e-20
 
 
 @dataclass(frozen=True)
-class Scan:
-    """What one pass over a stretch of a file has shown.
+class Sound:
+    """What the samples of a stretch are like.
 
     Args:
         frames: samples read.
         not_finite: how many of them are NaN or infinite.
         clipped: how many stand at full scale together with the two before them.
         peak: largest finite magnitude, 1 is full scale.
-        levels_db: RMS level in dB of full scale, one every 20 ms, floored at −200 dB.
     """
 
     frames: int
     not_finite: int
     clipped: int
     peak: float
-    levels_db: np.ndarray
 
 
-def scan(path: str | Path, start: int, stop: int, sample_rate: int) -> Scan:
+def scan(
+    path: str | Path, start: int, stop: int, sample_rate: int, between: Callable[[], object] = lambda: None
+) -> tuple[Sound, np.ndarray]:
     """Read a stretch of a mono file once, in blocks of ten seconds.
 
     Args:
@@ -44,9 +45,11 @@ def scan(path: str | Path, start: int, stop: int, sample_rate: int) -> Scan:
         start: first frame.
         stop: frame after the last.
         sample_rate: in Hz.
+        between: called between blocks; what it raises ends the reading.
 
     Returns:
-        :class:`Scan`; memory doesn't depend on the length of the file but for the levels.
+        :class:`Sound`, and the RMS level in dB of full scale, one every 20 ms, floored at −200 dB. Memory doesn't
+        depend on the length of the file but for the levels.
 
     Raises:
         ValueError: the file can't be read.
@@ -57,6 +60,7 @@ def scan(path: str | Path, start: int, stop: int, sample_rate: int) -> Scan:
     powers = [np.zeros(0)]
     carried = np.zeros(2, dtype=bool)
     for samples in read_blocks(path, start, stop, hop * LEVELS_PER_SECOND * 10):
+        between()
         frames += len(samples)
         magnitude = np.abs(samples)
         block_peak = float(magnitude.max())
@@ -77,4 +81,4 @@ def scan(path: str | Path, start: int, stop: int, sample_rate: int) -> Scan:
         with np.errstate(over="ignore"):
             powers.append(np.einsum("ij,ij->i", whole, whole).astype(np.float64) / hop)
     levels_db = 10.0 * np.log10(np.concatenate(powers) + _SILENT_POWER)
-    return Scan(frames, not_finite, clipped, peak, levels_db)
+    return Sound(frames, not_finite, clipped, peak), levels_db

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import charts, report_audio
 from ddsp_la2a.evaluation.evaluate import Model
+from ddsp_la2a.evaluation.page import rendered, template
 from ddsp_la2a.evaluation.report_measured import checked_measured, table_of
 from ddsp_la2a.evaluation.report_models import GreyBoxPictures, pictures
 from ddsp_la2a.evaluation.report_tables import SOURCE_WORDS, Group, checked_scores, groups, reference_of
@@ -190,34 +188,20 @@ class _Page:
 
     def html(self, listening: list[report_audio.Listening], about: Mapping[str, Any] | None) -> bytes:
         """The page as UTF-8."""
-        from jinja2 import DictLoader, Environment, StrictUndefined
         from markupsafe import Markup
 
-        folder = files("ddsp_la2a.evaluation") / "templates"
-        names = ("report.html.j2", "report.css", "report.js")
-        html, style, script = ((folder / name).read_text(encoding="utf-8") for name in names)
-        style += self._extra_colours()
-        environment = Environment(
-            loader=DictLoader({"report": html}), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-            lstrip_blocks=True,
-        )  # fmt: skip
-        environment.filters |= {"points": _points, "duration": _duration, "whole": _whole, "plain": _plain}
-        environment.filters |= {"percent": _percent, "drawn": lambda text: Markup(text)}
-        text = environment.get_template("report").render(
-            **self.values,
-            listening=listening,
-            outline=report_audio.outline_path,
-            about=about,
-            data=Markup(_inert_json(_player_data(listening))),
-            style=Markup(style),
-            script=Markup(script),
-            policy=(
-                f"default-src 'none'; script-src {_hashed(script)}; style-src {_hashed(style)}; "
-                "base-uri 'none'; form-action 'none'"
-            ),
+        filters: dict[str, Callable[..., str]] = {
+            "points": _points, "duration": _duration, "whole": _whole, "plain": _plain, "percent": _percent,
+        }  # fmt: skip
+        data = Markup(_inert_json(_player_data(listening)))
+        more = {"listening": listening, "outline": report_audio.outline_path, "about": about, "data": data}
+        return rendered(
+            "report.html.j2",
+            style=template("report.css") + self._extra_colours(),
+            script=template("report.js"),
+            filters=filters,
+            values=self.values | more,
         )
-        # A lone surrogate has no UTF-8; nothing else is replaced.
-        return text.encode("utf-8", "replace")
 
     def _extra_colours(self) -> str:
         """Variables for the colours of figures that the style sheet has no name for."""
@@ -253,11 +237,6 @@ def _inert_json(data: Any) -> str:
     """JSON that can't end the element it stands in; all that isn't ASCII is escaped anyway."""
     text = json.dumps(data, allow_nan=False, sort_keys=True)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _hashed(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def _percent(ratio: float, least: float = math.nan) -> str:
