@@ -10,6 +10,7 @@ import click
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
 from ddsp_la2a.cli_capture import capture
+from ddsp_la2a.cli_export import export
 from ddsp_la2a.cli_fit import compare, demo, evaluate, fit
 from ddsp_la2a.cli_measure import measure as measure_command
 from ddsp_la2a.cli_measure import tones
@@ -33,7 +34,7 @@ def command() -> None:
     """Fit, look at and use explicit models of the LA-2A levelling amplifier."""
 
 
-for subcommand in (fit, evaluate, compare, demo, process, capture, measure_command, tones):
+for subcommand in (fit, evaluate, compare, demo, process, capture, export, measure_command, tones):
     command.add_command(subcommand)
 
 

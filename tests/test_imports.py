@@ -28,6 +28,7 @@ ALLOWED = {
     "model": {"model", "dsp", "controls", "files", "units"},
     "evaluation": {"evaluation", "data", "controls", "files", "units"},
     "fitting": {"fitting", "model", "dsp", "data", "controls", "files", "units"},
+    "export": {"export", "model", "dsp", "controls", "files"},
     "console": set(),
     "compare": {"evaluation", "fitting", "model", "data", "controls", "files", "units"},
 }

@@ -1,0 +1,33 @@
+"""``ddsp-la2a export``: a fitted model as numbers, as source, as a plug-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+import ddsp_la2a as la
+from ddsp_la2a.cli_options import out_folder_option
+from ddsp_la2a.compare import new_folder
+from ddsp_la2a.console import say
+from ddsp_la2a.export.description import Description, describe, write_json
+
+_WRITERS: dict[str, Callable[[Description, Path], list[Path]]] = {
+    "json": write_json,
+}
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--to", "kind", required=True, type=click.Choice(list(_WRITERS)), help="What it becomes.")
+@out_folder_option
+@click.option("--name", help="What it is called; default: as the file, or its folder where that is only 'model'.")
+def export(model: Path, kind: str, out: Path, name: str | None) -> None:
+    """Write MODEL (or 'published') as JSON for programs, Faust source or an LV2 plug-in."""
+    loaded = la.load(model)
+    stem = model.resolve().parent.name if model.stem == "model" and model.is_file() else model.stem
+    description = describe(loaded, name or stem)
+    with new_folder(out):
+        written = _WRITERS[kind](description, out)
+    say(f"{out}: {', '.join(path.name for path in written)}")
