@@ -157,8 +157,8 @@ def _params_along(model: GreyBox, along: Tensor, position: int) -> Any:
         return model.params(*at.unbind(-1))
 
 
-def write_json(description: Description, folder: Path) -> list[Path]:
-    """Write ``model.json``; returns what was written."""
+def write_json(description: Description, folder: Path, _: int = 1) -> list[Path]:
+    """Write ``model.json``, which holds for any number of channels; returns what was written."""
     path = folder / "model.json"
     lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in description.as_dict().items())
     with replacing(path) as temporary:
