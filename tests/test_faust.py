@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from click.testing import CliRunner
 
 import ddsp_la2a as la
 from ddsp_la2a.cli import command
 from ddsp_la2a.export.description import Description, describe
 from ddsp_la2a.export.faust import faust_source, number
+from ddsp_la2a.model.control_net import ControlNet
 from ddsp_la2a.model.grey_box import GreyBox
+from ddsp_la2a.model.stages import PLAIN
 
 HERE = Path(__file__).parent
 HOSTILE = 'x"; process = _; /* */ // \n\r\t\\ [style:menu] <a> ${HOME} `id` é \u202e' + "long " * 40
@@ -121,6 +125,24 @@ def test_in_double_precision_it_is_any_model(
     x = programme(rate)
     x = x if channels == 1 else np.stack([x, 0.7 * np.roll(x, rate // 3)])
     assert largest_error(program, exportable, rate, x, channels) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", [0, 2, 3])
+def test_other_units_with_one_knob(build: Callable[..., Program], positions: int) -> None:
+    """Without a switch, with one from 1 to 2, and from 1 to 3."""
+    switch = (la.Control("speed", 1, positions, "switch"),) if positions else ()
+    model = GreyBox(ControlNet(seed=1, controls=(la.Control("drive", -5.0, 10.0), *switch)), stages=PLAIN)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    program = build(faust_source(describe(model, "m")))
+    x = programme(44100)
+    for position in range(1, positions + 1) if positions else [0]:
+        at = {"speed": position} if positions else {}
+        shown = [(0, "Speed", position - 1.0 if positions == 2 else float(position))] if positions else []
+        found, _ = program.play(x, 44100, (0, "Drive", 4.0), *shown)
+        assert np.abs(found - model.stream(44100, drive=4.0, **at).process(x)).max() < 1e-9
 
 
 @pytest.mark.slow
@@ -233,8 +255,6 @@ def test_command_writes_a_source_named_after_the_model(tmp_path: Path) -> None:
 def test_real_music_through_the_published_settings(
     real_recordings: Callable[[str], Path], build: Callable[..., Program]
 ) -> None:
-    import soundfile
-
     path = sorted(real_recordings("signaltrain_excerpts").rglob("input_*.wav"))[0]
     x, rate = soundfile.read(path)
     model = la.load("published")

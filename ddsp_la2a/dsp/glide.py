@@ -23,8 +23,8 @@ GLIDE_STEP = 16
 """Samples for which they stand still meanwhile, counted from the move: so blocks make no difference."""
 
 IN_RATIOS = frozenset({"ratio", "attack_ms", "release_ms", "slow_factor", "shelf_hz"})
-"""What glides by equal ratios: a loop with feedback that is stable at both ends is so between them. All else glides by
-equal steps."""
+"""What glides by equal ratios, as tables go between settings; so the product of ratio and coefficient, which says how
+stable a loop with feedback is, stays near that of the ends. All else glides by equal steps."""
 
 
 def coefficients_of(params: CompressorParams | OpticalCellParams, sample_rate: float) -> Array:
@@ -45,7 +45,8 @@ class Glide:
     Args:
         numbers: parameters where it starts, by name.
         taps: of the output filter, where it starts.
-        end: parameters with the same names, each a number, and with as many taps.
+        end: parameters with the same names, each a number.
+        end_taps: as many as it starts with.
         sample_rate: in Hz.
     """
 
@@ -54,12 +55,13 @@ class Glide:
         numbers: Mapping[str, Any],
         taps: Array,
         end: CompressorParams | OpticalCellParams,
+        end_taps: Array,
         sample_rate: float,
     ) -> None:
         count = max(1, round(1e-3 * GLIDE_MS * sample_rate / GLIDE_STEP))
         shares = np.arange(1, count) / count
         self._numbers = {name: _line(name, numbers[name], goal, shares) for name, goal in end.numbers().items()}
-        self._taps = taps + shares[:, None] * (taps_of(end) - taps)
+        self._taps = taps + shares[:, None] * (end_taps - taps)
         path: dict[str, Any] = {name: torch.from_numpy(line) for name, line in self._numbers.items()}
         self._coefficients = coefficients_of(replace(end, **path, output_filter=None), sample_rate)
         self._place, self._samples = 0, GLIDE_STEP * len(shares)

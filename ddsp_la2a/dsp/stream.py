@@ -50,9 +50,8 @@ class _Core(Protocol):
 class _Compressor:
     common = 2
 
-    def __init__(self, params: CompressorParams, sample_rate: float, channels: int, linked: bool) -> None:
-        self._form, self._linked = form_of(params), linked
-        self.coefficients = np.tile(coefficients_of(params, sample_rate), (channels, 1))
+    def __init__(self, params: CompressorParams, coefficients: Array, linked: bool) -> None:
+        self._form, self._linked, self.coefficients = form_of(params), linked, coefficients
         self.rest = np.array(rest_state(params)[: len(COMPRESSOR_STATES)])
 
     def process(self, rows: NDArray[np.floating], state: Array, output: NDArray[np.floating]) -> None:
@@ -72,9 +71,8 @@ class _Compressor:
 class _OpticalCell:
     common = 4
 
-    def __init__(self, params: OpticalCellParams, sample_rate: float, channels: int, linked: bool) -> None:
-        self._linked = linked
-        self.coefficients = np.tile(coefficients_of(params, sample_rate), (channels, 1))
+    def __init__(self, coefficients: Array, linked: bool) -> None:
+        self._linked, self.coefficients = linked, coefficients
         self.rest = np.zeros(len(CELL_STATES))
 
     def process(self, rows: NDArray[np.floating], state: Array, output: NDArray[np.floating]) -> None:
@@ -119,16 +117,17 @@ class Stream:
         self._params = params = one_number_each(params, sample_rate)
         check_reference(params, sample_rate)
         self._core: _Core
+        self._end = coefficients_of(params, sample_rate), taps_of(params)
+        coefficients, self._taps = (np.tile(numbers, (channels, 1)) for numbers in self._end)
         if isinstance(params, CompressorParams):
-            self._core = _Compressor(params, sample_rate, channels, self._linked)
+            self._core = _Compressor(params, coefficients, self._linked)
             self._is_plain = params.is_plain
         else:
-            self._core = _OpticalCell(params, sample_rate, channels, self._linked)
+            self._core = _OpticalCell(coefficients, self._linked)
             self._is_plain = False
         self.latency_samples, filtered = 0, 0
         if params.output_filter is not None:
             self.latency_samples, filtered = params.output_filter.latency, params.output_filter.states
-        self._taps = np.tile(taps_of(params), (channels, 1))
         self._slow = slow_coefficient(sample_rate)
         self._glide: Glide | None = None
         self._rest = np.tile(np.append(self._core.rest, np.zeros(filtered)), (channels, 1))
@@ -162,8 +161,8 @@ class Stream:
         """Go to other parameters from the next sample on, over :data:`~ddsp_la2a.dsp.glide.GLIDE_MS`.
 
         Each goes on a straight line, :data:`some <ddsp_la2a.dsp.glide.IN_RATIOS>` by equal ratios, in steps of
-        :data:`~ddsp_la2a.dsp.glide.GLIDE_STEP` samples; a further call starts from where they are. Takes a millisecond
-        or two.
+        :data:`~ddsp_la2a.dsp.glide.GLIDE_STEP` samples; a further call starts from where they are. Takes most of a
+        millisecond.
 
         Args:
             params: numbers, of the same stages.
@@ -174,12 +173,12 @@ class Stream:
         params = one_number_each(params, self._sample_rate)
         if _form(params) != _form(self._params):
             raise ValueError("params: expected the stream's own stages, got others; make another stream for them")
-        taps = taps_of(params)
-        if params.numbers() == self._params.numbers() and np.array_equal(taps, taps_of(self._params)):
+        end = coefficients_of(params, self._sample_rate), taps_of(params)
+        if params.numbers() == self._params.numbers() and np.array_equal(end[1], self._end[1]):
             return
         start = self._params.numbers() if self._glide is None else self._glide.numbers
-        glide = Glide(start, self._taps[0], params, self._sample_rate)
-        self._params, self._glide = params, glide
+        glide = Glide(start, self._taps[0], params, end[1], self._sample_rate)
+        self._params, self._end, self._glide = params, end, glide
         self._follow(glide)
 
     def _follow(self, glide: Glide) -> None:
@@ -189,8 +188,8 @@ class Stream:
             self._core.coefficients[:], self._taps[:] = glide.coefficients, glide.taps
 
     def _arrive(self) -> None:
-        self._core.coefficients[:] = coefficients_of(self._params, self._sample_rate)
-        self._taps[:], self._glide = taps_of(self._params), None
+        self._core.coefficients[:], self._taps[:] = self._end
+        self._glide = None
 
     @property
     def gain_reduction_db(self) -> float:
@@ -260,7 +259,8 @@ class Stream:
 def _form(params: CompressorParams | OpticalCellParams) -> tuple[object, ...]:
     """Which kernels parameters need, and how many numbers."""
     feedback = isinstance(params, CompressorParams) and params.feedback
-    return type(params), feedback, tuple(params.numbers()), len(taps_of(params))
+    latency = None if params.output_filter is None else params.output_filter.latency
+    return type(params), feedback, tuple(params.numbers()), latency
 
 
 def _check_out(out: object, block: NDArray[np.floating]) -> None:

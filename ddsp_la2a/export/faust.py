@@ -151,14 +151,9 @@ def templates() -> Environment:
         gliding_if=_gliding_if,
         line_if=_line_if,
         each=_each,
-        sum_of=_sum_of,
     )
     return environment
 
 
-def _each(names: Sequence[str], pattern: str) -> list[str]:
-    return [pattern.replace("%s", name) for name in names]
-
-
-def _sum_of(values: Sequence[float], pattern: str) -> str:
-    return " + ".join(pattern % number(value) for value in values) or "0"
+def _each(values: Sequence[str | float], pattern: str) -> list[str]:
+    return [pattern.replace("%s", value if isinstance(value, str) else number(value)) for value in values]

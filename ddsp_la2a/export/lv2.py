@@ -24,7 +24,7 @@ from ddsp_la2a.export.faust import CHANNELS, faust_source, label_of, latencies_o
 from ddsp_la2a.export.names import label, slug
 
 _ENDINGS = {"darwin": ".dylib", "win32": ".dll"}
-_DEEPEST_DB, _LATEST = 60.0, 64.0
+_DEEPEST_DB = 60.0
 _LONGEST_MESSAGE = 400
 _HEADER = "lv2/core/lv2.h"
 
@@ -90,7 +90,7 @@ def ports_of(description: Description, channels: int) -> list[Port]:
     facts = (*_range(None, 0.0, _DEEPEST_DB), "units:unit units:db")
     ports.append(Port(len(ports), "gain_reduction", "Gain Reduction", True, facts=facts))
     facts = (
-        *_range(None, 0.0, _LATEST),
+        *_range(None, 0.0, max([1, *latencies_of(description)[1]])),
         "lv2:designation lv2:latency",
         "lv2:portProperty lv2:reportsLatency , lv2:integer",
         "units:unit units:frame",
@@ -165,7 +165,7 @@ def _tool(command: str, package: str) -> str:
 
 
 def _run(words: Sequence[object]) -> None:
-    ran = subprocess.run(list(map(str, words)), capture_output=True, text=True, encoding="utf-8", check=False)
+    ran = subprocess.run(list(map(str, words)), capture_output=True, text=True, errors="replace", check=False)
     if ran.returncode == 0:
         return
     if _HEADER in ran.stderr:
