@@ -10,6 +10,7 @@ import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
 from ddsp_la2a.cli_capture import capture
 from ddsp_la2a.cli_data import check, index
+from ddsp_la2a.cli_export import export
 from ddsp_la2a.cli_fetch import fetch
 from ddsp_la2a.cli_fit import compare, demo, evaluate, fit
 from ddsp_la2a.cli_measure import measure as measure_command
@@ -30,7 +31,8 @@ def command() -> None:
     """Fit, look at and use explicit models of the LA-2A levelling amplifier."""
 
 
-for subcommand in (fetch, index, check, fit, evaluate, compare, demo, process, capture, measure_command, tones):
+_LOOKING, _FITTING = (fetch, index, check, capture), (fit, evaluate, compare, demo)
+for subcommand in (*_LOOKING, *_FITTING, process, export, measure_command, tones):
     command.add_command(subcommand)
 
 

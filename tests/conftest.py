@@ -23,6 +23,11 @@ from ddsp_la2a.data.cache import FOLDER_VARIABLE
 from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.fitting.gradient import AdamSettings
+from ddsp_la2a.model.control_net import ControlNet
+from ddsp_la2a.model.grey_box import GreyBox
+from ddsp_la2a.model.stages import PLAIN, CellStages
+from ddsp_la2a.model.stages import Stages as ModelStages
+from ddsp_la2a.model.taper import Taper
 
 RATE = 8000
 """Low, so that a hundred steps of a fit take a second; the parameters are times and levels, at home at any rate."""
@@ -282,3 +287,32 @@ def lv2_device() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def exportable_models() -> dict[str, GreyBox]:
+    """Both families with and without their stages, whose parameters hang on knob and switch."""
+    generator = torch.Generator().manual_seed(3)
+    all_on = ModelStages(shelf=True, feedback=True)
+    boxes = {
+        "plain": GreyBox(ControlNet(seed=1), stages=PLAIN),
+        "hardware": GreyBox(ControlNet(seed=1), stages=ModelStages()),
+        "feedback+shelf": GreyBox(ControlNet(seed=1), stages=all_on),
+        "cell": GreyBox(Taper(), stages=CellStages()),
+        "cell without traps": GreyBox(Taper(), stages=CellStages(output_filter=False, traps=False)),
+    }
+    for box in boxes.values():
+        with torch.no_grad():
+            for weight in box.parameters():
+                weight.add_(0.3 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
+            if box.stages.output_filter:
+                taps = zip(box.device_parameters[-len(FILTER) :], FILTER, strict=True)
+                box.device[-len(FILTER) :] = torch.stack(
+                    [tap.to_unconstrained(torch.tensor(value, dtype=torch.float64)) for tap, value in taps]
+                )
+    return boxes
+
+
+@pytest.fixture(params=["plain", "hardware", "feedback+shelf", "cell", "cell without traps"])
+def exportable(request: pytest.FixtureRequest) -> GreyBox:
+    """A model of one knob and one switch."""
+    return exportable_models()[request.param]

@@ -132,6 +132,16 @@ def test_blocks_have_a_budget(benchmark: Any, capsys: pytest.CaptureFixture[str]
     assert all(positive(cell) for row in rows for cell in row[1:])
 
 
+def test_a_stream_moves_and_is_silent(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    streaming = benchmark("streaming")
+    streaming.main(hours=0.001, seconds=0.01, silence_s=0.05)
+    printed = capsys.readouterr().out
+    for first in ("µs a block of 64", "dB apart"):
+        rows = table(printed, first)[1:]
+        assert [row[0] for row in rows] == list(streaming.ROWS)
+        assert all(float(cell.replace(",", "")) < 1e-3 for row in rows for cell in row[1:] if first == "dB apart")
+
+
 def test_first_calls_are_timed_one_by_one(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark("first_call").measure()
     seconds = json.loads(capsys.readouterr().out)

@@ -219,6 +219,31 @@ def test_stream_of_two_channels(model: GreyBox) -> None:
     assert not np.array_equal(model.stream(RATE, **LIMIT_65, channels=2).process(x), separate)
 
 
+def test_knob_and_switch_move_within_a_stream(model: GreyBox) -> None:
+    x = noise(1, 6000)[0]
+    stream = model.stream(RATE, compress_or_limit=0, peak_reduction=20)
+    stream.process(x[:1000])
+    stream.move(peak_reduction=65)
+    stream.process(x[1000:1500])  # not there yet
+    stream.move(compress_or_limit=1)
+    assert stream.positions == LIMIT_65
+    stream.process(x[1500:3000])
+    there = model.stream(RATE, **LIMIT_65)
+    there.state = stream.state
+    np.testing.assert_array_equal(stream.process(x[3000:]), there.process(x[3000:]))
+
+
+def test_a_move_that_the_unit_does_not_have_is_refused(model: GreyBox) -> None:
+    stream = model.stream(RATE, **LIMIT_65)
+    x = noise(1)[0]
+    with pytest.raises(ValueError, match=r"^controls: expected a position for each of .*, got .*drive"):
+        stream.move(drive=3)
+    with pytest.raises(ValueError, match=r"^peak_reduction: expected 0 to 100, got 101"):
+        stream.move(peak_reduction=101)
+    assert stream.positions == LIMIT_65
+    np.testing.assert_array_equal(stream.process(x), model.stream(RATE, **LIMIT_65).process(x))
+
+
 # curves
 
 

@@ -31,6 +31,7 @@ ALLOWED = {
     "interrupts": set(),
     "fitting": {"fitting", "model", "dsp", "data", "controls", "files", "interrupts", "units"},
     "console": {"fitting", "interrupts"},  # ends what runs well, in every process
+    "export": {"export", "model", "dsp", "controls", "files"},
     "compare": {"evaluation", "fitting", "model", "data", "controls", "files", "units"},
     "run_folder": {"compare", "data", "controls", "files"},
 }

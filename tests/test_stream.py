@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,13 @@ from scipy.signal import lfilter
 
 from baselines import numpy_compressor, numpy_stages
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
+from ddsp_la2a.dsp.glide import GLIDE_MS, GLIDE_STEP
+from ddsp_la2a.dsp.optical_cell import OpticalCellParams
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.stream import Stream
 
 RATE = 44100
+FILTER = (0.02, -0.15, 0.36, -0.1, -0.86)
 SETTING = {
     "threshold_db": -30.0,
     "ratio": 4.0,
@@ -443,3 +448,204 @@ def test_a_state_after_a_sample_that_is_not_finite_is_finite(stages, bad: float)
     stream.process(x)
     core = stream.state[..., :4]
     assert np.isfinite(core).all()
+
+
+# In place
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("linked", [False, True])
+def test_in_place_is_the_same(stages, linked: bool, dtype: type) -> None:
+    x = noise(2, 1500, 4, dtype)
+    params = stages.params(SETTING, RATE)
+    expected = Stream(params, RATE, channels=2, linked=linked).process(x)
+    stream, block = Stream(params, RATE, channels=2, linked=linked), x.copy()
+    assert stream.process(block, out=block) is block
+    np.testing.assert_array_equal(block, expected)
+
+
+@pytest.mark.parametrize("view", [lambda x: x[:, ::-2], lambda x: x.T.copy().T, lambda x: x[:, 7:]])
+def test_into_any_memory_layout(view) -> None:
+    x = noise(2, 300)
+    expected = Stream(PARAMS, RATE, channels=2).process(view(x))
+    block = view(x.copy())
+    Stream(PARAMS, RATE, channels=2).process(block, out=block)
+    np.testing.assert_array_equal(block, expected)
+    overlapping = np.concatenate([view(x), np.zeros((2, 1))], axis=1)
+    Stream(PARAMS, RATE, channels=2).process(overlapping[:, :-1], out=overlapping[:, 1:])
+    np.testing.assert_array_equal(overlapping[:, 1:], expected)
+
+
+@pytest.mark.parametrize(
+    "out", [np.zeros(99), np.zeros((1, 100)), np.zeros(100, np.float32), np.broadcast_to(0.0, 100), [0.0] * 100]
+)
+def test_an_output_that_does_not_fit_is_refused(out: Any) -> None:
+    with pytest.raises(ValueError, match=r"^out: expected a writable array of float64 \(100,\), as the block, got"):
+        Stream(PARAMS, RATE).process(np.zeros(100), out=out)
+
+
+# Long silence, memory
+
+
+def random_partition(rng: np.random.Generator, samples: int, longest: int = 8192) -> list[int]:
+    """Sizes of blocks, short and long ones alike, some of them empty."""
+    sizes: list[int] = []
+    while samples:
+        at_most = int(rng.choice([1, 16, 300, longest]))
+        sizes.append(min(samples, int(rng.integers(0, at_most + 1))))
+        samples -= sizes[-1]
+    return sizes
+
+
+def in_blocks(stream: Stream, x: np.ndarray, sizes: list[int]) -> np.ndarray:
+    blocks = np.split(x, np.cumsum(sizes)[:-1], axis=-1)
+    return np.concatenate([stream.process(block) for block in blocks], axis=-1)
+
+
+CELL = OpticalCellParams(sidechain_gain_db=30.0, output_filter=OutputFilter(torch.tensor(FILTER), 8000.0))
+
+
+@pytest.mark.parametrize("params", [CompressorParams(**SETTING, output_filter=CELL.output_filter), CELL])
+def test_any_partition_of_a_burst_and_a_long_silence_is_the_same_to_the_last_bit(params: Any) -> None:
+    """Of what the output filter remembers, next to nothing is forgotten where a block ends."""
+    rate, rng = 8000, np.random.default_rng(0)
+    x = np.concatenate([noise(1, 2000)[0], np.zeros(12 * rate), noise(1, 500, 1)[0]])
+    whole = Stream(params, rate).process(x)
+    assert whole[-600] == 0.0
+    for _ in range(5):
+        np.testing.assert_array_equal(in_blocks(Stream(params, rate), x, random_partition(rng, len(x))), whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("params", [replace(PARAMS, slow_factor=9.0, slow_mix=0.4), CELL])
+def test_five_hundred_partitions_are_the_same_to_the_last_bit(params: Any, dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    x = noise(1, 20000, dtype=dtype)[0]
+    whole = Stream(params, RATE).process(x)
+    stream = Stream(params, RATE)
+    for _ in range(500):
+        stream.reset()
+        np.testing.assert_array_equal(in_blocks(stream, x, random_partition(rng, len(x))), whole)
+
+
+def test_no_memory_is_kept_from_block_to_block() -> None:
+    stream = Stream(CompressorParams(**SETTING, slow_factor=9.0, slow_mix=0.4, output_filter=CELL.output_filter), RATE)
+    block = noise(1, 64, dtype=np.float32)[0]
+    for _ in range(20):
+        stream.process(block)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            stream.process(block)
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(500):
+            stream.process(block, out=block if n % 2 else None)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2000
+    assert peak - before < 100_000
+
+
+# Parameters that glide
+
+OTHER = replace(PARAMS, threshold_db=-45.0, ratio=12.0, knee_db=0.0, attack_ms=0.5, release_ms=90.0, makeup_db=15.0)
+MOVES = [
+    (PARAMS, OTHER),
+    (replace(PARAMS, feedback=True), replace(OTHER, feedback=True)),
+    (
+        CompressorParams(**SETTING, slow_factor=9.0, slow_mix=0.4, output_filter=OutputFilter(torch.zeros(5), RATE)),
+        CompressorParams(
+            **vars(OTHER)
+            | {"slow_factor": 2.0, "slow_mix": 0.1, "output_filter": OutputFilter(torch.tensor(FILTER), RATE)}
+        ),
+    ),
+    (OpticalCellParams(10.0), OpticalCellParams(50.0, input_tap=0.01, makeup_db=9.0)),
+]
+GLIDE = round(1e-3 * GLIDE_MS * RATE / GLIDE_STEP) * GLIDE_STEP
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize(("start", "end"), MOVES)
+def test_a_glide_is_the_same_in_any_partition(start: Any, end: Any, linked: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = noise(2, 4000)
+    moves = [(700, end), (1333, start), (3000, end)]  # the second while the first is on its way
+
+    def played(sizes_of: Any) -> np.ndarray:
+        stream, parts, at = Stream(start, RATE, channels=2, linked=linked), [], 0
+        for stop, params in [*moves, (x.shape[1], None)]:
+            parts.append(in_blocks(stream, x[:, at:stop], sizes_of(stop - at)))
+            if params is not None:
+                stream.glide(params)
+            at = stop
+        return np.concatenate(parts, axis=1)
+
+    whole = played(lambda samples: [samples])
+    for _ in range(5):
+        np.testing.assert_array_equal(played(lambda samples: random_partition(rng, samples, 500)), whole)
+
+
+@pytest.mark.parametrize(("start", "end"), MOVES)
+def test_after_a_glide_the_parameters_are_those_of_the_move_to_the_last_bit(start: Any, end: Any) -> None:
+    x = noise(1, 4000)[0]
+    stream, fresh = Stream(start, RATE), Stream(end, RATE)
+    stream.glide(end)
+    stream.process(x[:GLIDE])
+    fresh.state = stream.state
+    np.testing.assert_array_equal(stream.process(x[GLIDE:]), fresh.process(x[GLIDE:]))
+    stream.glide(start)
+    stream.reset()
+    np.testing.assert_array_equal(stream.process(x), Stream(start, RATE).process(x))
+
+
+@pytest.mark.parametrize(("start", "end"), MOVES)
+def test_to_where_it_is_nothing_moves(start: Any, end: Any) -> None:
+    x = noise(1, 1000)[0]
+    stream = Stream(start, RATE)
+    stream.process(x[:100])
+    stream.glide(replace(start))
+    np.testing.assert_array_equal(stream.process(x[100:]), Stream(start, RATE).process(x)[100:])
+
+
+def test_a_glide_goes_on_a_straight_line() -> None:
+    """Read off the output of an input that is too quiet to be compressed: dB of make-up rise evenly."""
+    quiet = CompressorParams(0.0, 4.0, 6.0, 5.0, 100.0, makeup_db=0.0)
+    stream = Stream(quiet, RATE)
+    stream.glide(replace(quiet, makeup_db=12.0))
+    rise_db = 20.0 * np.log10(stream.process(np.full(2 * GLIDE, 1e-3)) / 1e-3)
+    assert rise_db[0] == pytest.approx(12.0 * GLIDE_STEP / GLIDE)
+    assert rise_db[GLIDE // 2] == pytest.approx(6.0, abs=0.2)
+    np.testing.assert_array_equal(rise_db[GLIDE:], rise_db[-1])
+    assert rise_db[-1] == pytest.approx(12.0)
+    assert pytest.approx(1e3 * GLIDE / RATE, abs=1e3 * GLIDE_STEP / RATE) == GLIDE_MS
+
+
+@pytest.mark.parametrize(("start", "end"), MOVES)
+def test_a_glide_has_no_click(start: Any, end: Any) -> None:
+    """On a slow sine the gain's largest step is a small part of what it is where the parameters jump."""
+    x = 0.5 * np.sin(2.0 * np.pi * 100.0 * np.arange(8000) / RATE)
+    gliding, jumping = Stream(start, RATE), Stream(end, RATE)
+    before = gliding.process(x[:4000])
+    gliding.glide(end)
+    jumping.state = gliding.state
+    late = gliding.latency_samples
+    outputs = [np.concatenate([before, stream.process(x[4000:])]) for stream in (gliding, jumping)]
+    smooth, jump = (np.abs(np.diff(output[4000 + late - 50 :], n=2)).max() for output in outputs)
+    undisturbed = np.abs(np.diff(outputs[0][2000:3900], n=2)).max()
+    assert smooth < 0.1 * jump + 3.0 * undisturbed
+    assert jump > 10.0 * undisturbed
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        OpticalCellParams(10.0),
+        replace(PARAMS, feedback=True),
+        replace(PARAMS, slow_factor=2.0, slow_mix=0.1),
+        replace(PARAMS, output_filter=OutputFilter(torch.zeros(5), RATE)),
+    ],
+)
+def test_a_glide_to_other_stages_is_refused(params: Any) -> None:
+    with pytest.raises(ValueError, match=r"^params: expected the stream's own stages, got others"):
+        Stream(PARAMS, RATE).glide(params)

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from ddsp_la2a.dsp.compiling import compiled, inlined
-from ddsp_la2a.dsp.lanes import WIDTH, fma, load, put, store, take
+from ddsp_la2a.dsp.lanes import WIDTH, fma, load, magnitude, put, store, take, where
 from ddsp_la2a.dsp.smoothing_kernels import NEXT_TO_NOTHING, PIECE
 
 
@@ -43,7 +43,9 @@ def filter_forward(first, last, signal, taps, coefficient, state, output):
                 s = _slower(s, known[memory // 2 + n], coefficient)
                 slow[n] = s
             for n in range(0, frames, WIDTH):
-                total = taps[row, memory + 1] * load(slow, n)
+                # Where a call ends decides when next to nothing is forgotten, so it isn't heard before that either.
+                own = load(slow, n)
+                total = taps[row, memory + 1] * where(magnitude(own) < NEXT_TO_NOTHING, 0.0, own)
                 for k in range(memory + 1):
                     total = fma(taps[row, k], load(known, memory - k + n), total)
                 store(filtered, n, total)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ddsp_la2a.controls import Control, distances, in_order, whole_or_not
 from ddsp_la2a.dsp.output_stage import OutputFilter
-from ddsp_la2a.dsp.stream import Stream
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.intervals import extrapolated, intervals
+from ddsp_la2a.model.knob_stream import KnobStream
 from ddsp_la2a.model.parameters import MAKEUP, TAPS, Parameter, control_columns
 from ddsp_la2a.model.stages import PLAIN, AnyStages
 from ddsp_la2a.model.taper import Taper
@@ -202,11 +202,14 @@ class GreyBox(nn.Module):
         output = output.reshape(tensor.shape)
         return output if is_tensor else output.numpy()
 
-    def stream(self, sample_rate: float, *, channels: int = 1, linked: bool = True, **positions: Any) -> Stream:
-        """The same, block by block, with state carried and without torch in the loop; see :class:`Stream`."""
+    def stream(self, sample_rate: float, *, channels: int = 1, linked: bool = True, **positions: Any) -> KnobStream:
+        """The same, block by block, with state carried and without torch in the loop; its controls may
+        :meth:`~ddsp_la2a.model.knob_stream.KnobStream.move`."""
+        return KnobStream(self.controls, self._params_without_gradients, positions, sample_rate, channels, linked)
+
+    def _params_without_gradients(self, *positions: Any) -> Any:
         with torch.no_grad():
-            found = self.params(*in_order(self.controls, positions))
-        return Stream(found, sample_rate, channels=channels, linked=linked)
+            return self.params(*positions)
 
     def output_filter(self, **positions: Any) -> OutputFilter:
         """Delay and colour after the gain; without that stage there is nothing of either.
