@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +19,9 @@ from safetensors.torch import save_file
 from baselines.lstm import ConditionedLSTM
 from baselines.tcn import ConditionedTCN
 from ddsp_la2a.data.segments import SegmentDataset
+from ddsp_la2a.files import UnwritableError
 from ddsp_la2a.fitting import gradient
+from ddsp_la2a.fitting.checkpoint import read_kept, write_kept
 from ddsp_la2a.fitting.gradient import AdamSettings, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +69,8 @@ def test_a_resumed_run_is_an_uninterrupted_one(build, datasets, tmp_path, stops)
         run(build, datasets, replace(SETTINGS, max_steps=stop), path)
     torch.manual_seed(9)  # nothing hangs on the global state
     assert_same(run(build, datasets, SETTINGS, path), run(build, datasets, SETTINGS))
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    names = {"checkpoint.safetensors", "checkpoint.previous.safetensors"}
+    assert {file.name for file in tmp_path.iterdir()} == names
 
 
 def test_without_val_rows_too(datasets, tmp_path):
@@ -176,7 +182,7 @@ def test_an_interrupted_writing_leaves_the_old_one(datasets, tmp_path, monkeypat
     run(lstm, datasets, replace(SETTINGS, max_steps=3), path)
     before = path.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("ddsp_la2a.model.tensor_file.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        patched.setattr("ddsp_la2a.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError, match="full"):
             run(lstm, datasets, SETTINGS, path)
     assert path.read_bytes() == before
@@ -240,3 +246,92 @@ def test_windows_do_not_start_the_dc_filter_anew(datasets):
             parts.append(dc_filter(estimate - part["processed"], None if memory is None else memory[0]))
     assert len(parts) == 11
     np.testing.assert_allclose(torch.cat(parts, dim=1), whole, atol=1e-6)
+
+
+# The last two are kept
+
+
+def tensors_of(number: float) -> dict[str, torch.Tensor]:
+    return {"a": torch.full((3,), number)}
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A file written three times, and the one before."""
+    path = tmp_path / "checkpoint.safetensors"
+    for number in (0.0, 1.0, 2.0):
+        write_kept(path, {"format_version": 1, "number": number}, tensors_of(number))
+    return path, tmp_path / "checkpoint.previous.safetensors"
+
+
+def number_in(path):
+    described, tensors = read_kept(path, "checkpoint", (1,))
+    assert torch.equal(tensors["a"], tensors_of(described["number"])["a"])
+    return described["number"]
+
+
+def damage(path):
+    damaged = bytearray(path.read_bytes())
+    damaged[-5] ^= 1
+    path.write_bytes(damaged)
+
+
+def test_the_newest_that_is_whole_is_read(kept, caplog):
+    path, previous = kept
+    assert sorted(path.parent.iterdir()) == sorted(kept)
+    assert number_in(path) == 2.0
+    assert not caplog.text
+    damage(path)
+    assert number_in(path) == 1.0
+    assert f"{path}: expected content hash" in caplog.text
+    assert f"going on from the one before, {previous}" in caplog.text
+    damage(previous)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: .*; .*previous\.safetensors: .*; delete what is"):
+        read_kept(path, "checkpoint", (1,))
+
+
+def test_without_a_newest_the_one_before_is_read(kept):
+    """As where the process was killed between two names."""
+    path, previous = kept
+    path.unlink()
+    assert number_in(path) == 1.0
+    previous.unlink()
+    assert read_kept(path, "checkpoint", (1,)) is None
+
+
+def test_a_damaged_file_does_not_take_the_place_of_a_whole_one(kept, monkeypatch):
+    path, _ = kept
+    damage(path)
+    moved = []
+    replace_ = Path.replace
+
+    def noted(source, target):
+        moved.append(target.name)
+        return replace_(source, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    write_kept(path, {"format_version": 1, "number": 3.0}, tensors_of(3.0))
+    assert moved == [path.name]
+    assert number_in(path) == 3.0
+    path.unlink()
+    assert number_in(path) == 1.0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_refuses_leaves_both(kept, monkeypatch, number):
+    before = [file.read_bytes() for file in kept]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+        with pytest.raises(UnwritableError, match=r"checkpoint\.safetensors: expected to write it"):
+            write_kept(kept[0], {"format_version": 1, "number": 3.0}, tensors_of(3.0))
+    assert [file.read_bytes() for file in kept] == before
+    assert sorted(kept[0].parent.iterdir()) == sorted(kept)
+
+
+def test_what_a_killed_process_left_goes(kept):
+    path, _ = kept
+    (path.parent / ".checkpoint.0123abcd.safetensors").write_bytes(b"half")
+    other = path.parent / ".model.0123abcd.safetensors"
+    other.write_bytes(b"another's")
+    write_kept(path, {"format_version": 1, "number": 3.0}, tensors_of(3.0))
+    assert sorted(path.parent.iterdir()) == sorted([*kept, other])

@@ -1,14 +1,18 @@
 """Where a training run was: all it needs to go on, bit by bit, as if it had never ended.
 
 One safetensors file with JSON metadata (nothing in it can run): weights, best weights, Adam's moments, and the numbers
-of scheduler, order and history. It is written whole or not at all, and belongs to certain recordings and settings.
+of scheduler, order and history. It is written whole or not at all, and belongs to certain recordings and settings. The
+one before stays beside it, for when the disk damages what was written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from ddsp_la2a.model.tensor_file import read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 
+_LOG = logging.getLogger(__name__)
 _FAMILY = "training"
 _HOW_FAR = ("budget_s", "max_steps")
 """Settings that say how far to go, not how: a run goes on under other ones."""
@@ -112,10 +117,11 @@ class Snapshot:
         return of["best"]
 
     def write(self, path: Path, fingerprint: str) -> None:
-        """Write it, whole or not at all.
+        """Write it, see :func:`write_kept`.
 
         Raises:
             ValueError: no such folder.
+            UnwritableError: the disk is full or read-only.
         """
         described = {
             "format_version": FORMAT_VERSION,
@@ -124,11 +130,74 @@ class Snapshot:
             "position": asdict(self.position),
             "numbers": self.numbers,
         }
-        write_tensors(path, described, self.tensors)
+        write_kept(path, described, self.tensors)
 
 
-def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
-    """The snapshot in a file.
+def write_kept(path: Path, description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write a file of tensors and keep the one before: at every moment at least one of them is there, whole.
+
+    Args:
+        path: in an existing folder; ``checkpoint.safetensors`` becomes ``checkpoint.previous.safetensors``.
+        description: plain data, with a ``format_version``.
+        tensors: by name; finite.
+
+    Raises:
+        ValueError: a tensor that isn't finite, or no such folder.
+        UnwritableError: the disk is full or read-only; both files are as they were.
+    """
+    for unfinished in path.parent.glob(f".{escape(path.stem)}.????????{path.suffix}"):  # a killed process left it
+        with suppress(OSError):
+            unfinished.unlink()
+    # A damaged file doesn't take the place of a whole one.
+    whole = path.exists() and _is_whole(path, description["format_version"])
+    write_tensors(path, description, tensors, _previous(path) if whole else None)
+
+
+def read_kept(path: Path, what: str, versions: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Description and tensors of a file that :func:`write_kept` wrote, or where it is damaged of the one before.
+
+    Args:
+        path: of the newest.
+        what: what it should be, for messages.
+        versions: formats that the caller can read, the newest last.
+
+    Returns:
+        None where there is neither.
+
+    Raises:
+        ValueError: none of those that are there can be read.
+    """
+    problems = []
+    for each in (path, _previous(path)):
+        if not each.exists():
+            continue
+        try:
+            found = read_tensors(each, what, versions)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            _LOG.warning("%s; going on from the one before, %s", *problems, each)
+        return found
+    if problems:
+        raise ValueError(f"{'; '.join(problems)}; delete what is damaged to begin anew")
+    return None
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _is_whole(path: Path, version: int) -> bool:
+    try:
+        read_tensors(path, "checkpoint", (version,))
+    except ValueError:
+        return False
+    return True
+
+
+def read_snapshot(path: Path, fingerprint: str) -> Snapshot | None:
+    """The snapshot in a file, or in the one before where that is damaged; None where there is neither.
 
     Args:
         path: of the file.
@@ -137,7 +206,10 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
     Raises:
         ValueError: it is no checkpoint, damaged, or of other recordings or settings; names the file.
     """
-    described, tensors = read_tensors(path, "checkpoint", (FORMAT_VERSION,))
+    found_there = read_kept(path, "checkpoint", (FORMAT_VERSION,))
+    if found_there is None:
+        return None
+    described, tensors = found_there
     try:
         if described["family"] != _FAMILY:
             raise ValueError(f"family {described['family']!r}")

@@ -212,8 +212,8 @@ def train(
     )
     best, start = copy.deepcopy(module.state_dict()), Position(0, 0, 0.0, [], [], float("inf"), False)
     fingerprint = "" if checkpoint is None else run_fingerprint(module, training, validation, settings)
-    if checkpoint is not None and checkpoint.exists():
-        found = read_snapshot(checkpoint, fingerprint)
+    found = None if checkpoint is None else read_snapshot(checkpoint, fingerprint)
+    if found is not None:
         best, start = found.restore(module, optimiser, plateau), found.position
         if start.converged:
             module.load_state_dict(best)

@@ -27,26 +27,31 @@ def content_hash(description: dict[str, Any], tensors: dict[str, Tensor]) -> str
     return digest.hexdigest()
 
 
-def write_tensors(path: str | os.PathLike[str], description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def write_tensors(
+    path: str | os.PathLike[str],
+    description: dict[str, Any],
+    tensors: dict[str, Tensor],
+    previous: Path | None = None,
+) -> None:
     """Write a file, whole or not at all.
 
     Args:
         path: in an existing folder.
         description: plain data, with a ``format_version``.
         tensors: by name; finite.
+        previous: where the present file goes, see :func:`~ddsp_la2a.files.replacing`.
 
     Raises:
         ValueError: a tensor that isn't finite, or no such folder.
+        UnwritableError: the disk is full or read-only.
     """
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in kept.values()):
         raise ValueError(f"{path}: expected finite weights to save, got NaN or infinity")
     plain = json.loads(json.dumps(description))  # as it will be read: keys are text, tuples are lists
     metadata = {_KEY: json.dumps({**plain, "content_sha256": content_hash(plain, kept)})}
-    with replacing(Path(path)) as temporary, temporary.open("xb") as file:
-        file.write(to_bytes(kept, metadata))
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(Path(path), previous) as temporary:
+        temporary.write_bytes(to_bytes(kept, metadata))
 
 
 def read_tensors(
