@@ -23,6 +23,7 @@ from ddsp_la2a.files import UnwritableError
 from ddsp_la2a.fitting import gradient
 from ddsp_la2a.fitting.checkpoint import read_kept, write_kept
 from ddsp_la2a.fitting.gradient import AdamSettings, train
+from ddsp_la2a.fitting.windows import windows_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -116,8 +117,8 @@ def test_what_converged_is_not_trained_again(datasets, tmp_path, monkeypatch):
     done = run(lstm, datasets, stalled, path)
     assert done[1].converged
     assert len(done[1].history) < 20
-    monkeypatch.setattr(gradient, "_counting_windows", None)  # a step would fail
-    monkeypatch.setattr(gradient, "_in_memory", None)
+    monkeypatch.setattr(gradient, "counting_windows", None)  # a step would fail
+    monkeypatch.setattr(gradient, "in_memory", None)
     assert_same(done, run(lstm, datasets, stalled, path))
 
 
@@ -242,7 +243,7 @@ def test_windows_do_not_start_the_dc_filter_anew(datasets):
     with torch.no_grad():
         whole = dc_filter(module(batch)[0] - batch["processed"])
         parts = []
-        for estimate, part, memory in gradient._windows(module, batch, 3000):
+        for estimate, part, memory in windows_of(module, batch, 3000):
             parts.append(dc_filter(estimate - part["processed"], None if memory is None else memory[0]))
     assert len(parts) == 11
     np.testing.assert_allclose(torch.cat(parts, dim=1), whole, atol=1e-6)

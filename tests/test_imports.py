@@ -27,8 +27,9 @@ ALLOWED = {
     "data": {"data", "controls", "files", "units"},
     "model": {"model", "dsp", "controls", "files", "units"},
     "evaluation": {"evaluation", "data", "controls", "files", "units"},
-    "fitting": {"fitting", "model", "dsp", "data", "controls", "files", "units"},
-    "console": set(),
+    "interrupts": set(),
+    "fitting": {"fitting", "model", "dsp", "data", "controls", "files", "interrupts", "units"},
+    "console": {"fitting", "interrupts"},  # ends what runs well, in every process
     "compare": {"evaluation", "fitting", "model", "data", "controls", "files", "units"},
 }
 """What a room may import of the package; the command line, ``__main__`` and ``__init__`` gather them all."""
