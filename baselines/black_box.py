@@ -120,6 +120,7 @@ def train_black_box(
     seed: int = 0,
     progress: bool = False,
     folder: Path | None = None,
+    device: str = "cpu",
 ) -> BlackBox:
     """Train a black box on the same rows, with the same loss and stopping rule as the grey box by Adam.
 
@@ -140,10 +141,12 @@ def train_black_box(
         folder: where ``seed-0`` (or another seed) keeps ``checkpoint.safetensors``, ``model.safetensors``,
             ``history.csv`` and ``config.json``. What converged there, or took its budget, is loaded, else resumed.
             None: nothing is kept.
+        device: to train on, such as ``cuda``; the module is back on the CPU afterwards.
 
     Raises:
-        ValueError: no rows to train on, or the folder holds a model of other recordings or settings.
+        ValueError: no rows to train on, no such device, or the folder holds a model of other recordings or settings.
     """
+    where = distributed.placed(device)
     rows = read_frame(frame[frame["split"].isin(["train", "val"])], controls)
     fitted = rows[rows["split"] == "train"]
     if fitted.empty:
@@ -158,7 +161,8 @@ def train_black_box(
         if _loaded(module, place, fingerprint, budget_s):
             return module.eval()
     checkpoint = None if place is None else place / "checkpoint.safetensors"
-    ran = train(module, training, validation, settings, name, progress, checkpoint)
+    ran = train(module.to(where), training, validation, settings, name, progress, checkpoint)
+    module.cpu()
     module.history = ran.history
     module.info |= {
         "settings_seen": settings_of(training.frame, controls),

@@ -1,6 +1,6 @@
 """The baselines by name, as the entry-point group ``ddsp_la2a.models`` lists them.
 
-An entry point of that group is a function ``build(frame, *, controls, budget_s, seed, progress, folder)`` that fits on
+An entry point of that group is a function ``build(frame, *, controls, budget_s, seed, progress, folder, device)`` that fits on
 the rows whose split is ``train`` (and may watch ``val``) and returns something with ``process``. What it doesn't need
 it takes as ``**_``. One that names ``folder`` is a model that is trained for a while: there (``Path`` or None) it keeps
 ``seed-0`` and so on, each with a checkpoint, the model, its history and how it came about. What is finished there for

@@ -143,7 +143,7 @@ def test_whatever_is_trained(run, how, processes):
 @pytest.mark.slow
 @pytest.mark.parametrize("dying", [0, 1])
 def test_one_that_is_killed_ends_the_others_and_the_run_goes_on(run, dying):
-    status, said, results = run(2, "killed", die=dying, die_at=15, signal=9)
+    status, said, results = run(2, "killed", die=dying, die_at=6, signal=9)
     assert status != 0
     assert results == []
     told = [line for line in said.splitlines() if "training: error:" in line]
@@ -160,7 +160,7 @@ def test_one_that_is_killed_ends_the_others_and_the_run_goes_on(run, dying):
 @pytest.mark.parametrize("number", [2, 15])
 def test_one_that_is_interrupted_interrupts_all(run, number):
     """And one process alone goes on from there."""
-    status, said, both = run(2, "ended", die=1, die_at=15, signal=number)
+    status, said, both = run(2, "ended", die=1, die_at=6, signal=number)
     assert (status, len(both)) == (0, 2), said
     assert [result["ended"] for result in both] == [[False, True]] * 2
     assert both[0] == both[1]

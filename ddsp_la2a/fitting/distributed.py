@@ -30,6 +30,23 @@ def rank() -> int:
     return dist.get_rank() if _several() else 0
 
 
+def placed(device: str) -> torch.device:
+    """The device of that name, such as ``cuda``; of several processes on a machine each gets one of its own.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    try:
+        found = torch.device(device)
+        if found.type != "cpu" and found.index is None and world() > 1:
+            found = torch.device(found.type, int(os.environ.get("LOCAL_RANK", rank())))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device: expected cpu, or one that torch finds here, got {device!r} ({reason})") from error
+    return found
+
+
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized()
 

@@ -117,6 +117,7 @@ def train(
     Args:
         module: ``module(batch, state=None)`` maps stacked :class:`SegmentDataset` items to the estimate
             ``(batch, time)``, ``module.latency`` samples late, and the state after it (a tensor or a tuple of them).
+            It is trained on the device that its weights are on.
         training: segments to fit.
         validation: segments to watch, or None.
         settings: how.
