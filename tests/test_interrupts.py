@@ -57,19 +57,18 @@ def signalled(monkeypatch, owner, name, number, call):
     monkeypatch.setattr(owner, name, function)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(
-    ("owner", "name", "call"),
+    ("owner", "name", "call", "number"),
     [
-        (gradient.SegmentLoss, "forward", 8),  # in a step
-        (torch.optim.Adam, "step", 7),  # the weights are half of one step and half of the next
-        (windows, "dc_filter", 25),  # between two windows
-        (gradient, "validation_error", 2),
-        (os, "fsync", 3),  # writing
-        (os, "fsync", 4),  # the name of what was written
+        (gradient.SegmentLoss, "forward", 8, signal.SIGTERM),  # in a step
+        (torch.optim.Adam, "step", 7, signal.SIGTERM),  # behind the snapshot's back
+        (windows, "dc_filter", 25, signal.SIGINT),  # between two windows
+        (gradient, "validation_error", 2, signal.SIGTERM),
+        (os, "fsync", 3, signal.SIGTERM),  # writing
+        (os, "fsync", 4, signal.SIGINT),  # the name of what was written
     ],
 )
-def test_wherever_it_comes_the_run_goes_on(datasets, tmp_path, monkeypatch, caplog, number, owner, name, call):
+def test_wherever_it_comes_the_run_goes_on(datasets, tmp_path, monkeypatch, caplog, owner, name, call, number):
     path = tmp_path / "checkpoint.safetensors"
     monkeypatch.setattr(gradient, "_CHECKPOINT_S", 0.0)
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING, "ddsp_la2a"):
