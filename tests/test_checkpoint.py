@@ -131,8 +131,10 @@ def test_other_settings_are_refused(datasets, tmp_path, changed):
     path = tmp_path / "checkpoint.safetensors"
     run(lstm, datasets, replace(SETTINGS, max_steps=1), path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"checkpoint.safetensors: expected a checkpoint of these recordings and sett"):
+    with pytest.raises(ValueError, match=r"expected a checkpoint of these recordings and settings") as raised:
         run(lstm, datasets, replace(SETTINGS, **changed), path)
+    ((name, value),) = changed.items()
+    assert f"{name} {getattr(SETTINGS, name)} instead of {value})" in str(raised.value)
     assert path.read_bytes() == before
 
 
@@ -287,15 +289,16 @@ def test_the_newest_that_is_whole_is_read(kept, caplog):
     assert f"{path}: expected content hash" in caplog.text
     assert f"going on from the one before, {previous}" in caplog.text
     damage(previous)
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: .*; .*previous\.safetensors: .*; delete what is"):
+    with pytest.raises(ValueError, match=r"checkpoint\.safe.*; .*previous\.safetensors: .*; delete checkpoint\.safe"):
         read_kept(path, "checkpoint", (1,))
 
 
-def test_without_a_newest_the_one_before_is_read(kept):
+def test_without_a_newest_the_one_before_is_read(kept, caplog):
     """As where the process was killed between two names."""
     path, previous = kept
     path.unlink()
     assert number_in(path) == 1.0
+    assert f"{path} isn't there: going on from the one before, {previous}" in caplog.text
     previous.unlink()
     assert read_kept(path, "checkpoint", (1,)) is None
 

@@ -9,11 +9,13 @@ import threading
 import time
 from dataclasses import replace
 
+import click
 import pandas as pd
 import pytest
 import torch
 
 from baselines.lstm import ConditionedLSTM
+from ddsp_la2a.console import run_command
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.fitting import gradient, windows
 from ddsp_la2a.fitting.gradient import AdamSettings, train
@@ -155,3 +157,20 @@ def test_other_threads_have_no_handlers():
     thread.start()
     thread.join()
     assert failed == []
+
+
+def test_a_command_ends_by_sigterm_as_by_ctrl_c(monkeypatch, capsys):
+    @click.command()
+    def command():
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("sys.argv", ["command", "--"])
+    monkeypatch.setattr("warnings.showwarning", None)  # run_command puts its own there
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where the command has no handler it goes on to its end
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_command(command, "command")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip() == "interrupted"

@@ -181,21 +181,29 @@ def read_kept(path: Path, what: str, versions: tuple[int, ...]) -> tuple[dict[st
     Raises:
         ValueError: none of those that are there can be read.
     """
+    present = _present(path)
     problems = []
-    for each in (path, _previous(path)):
-        if not each.exists():
-            continue
+    for each in present:
         try:
             found = read_tensors(each, what, versions)
         except ValueError as error:
             problems.append(str(error))
             continue
-        if problems:
-            _LOG.warning("%s; going on from the one before, %s", *problems, each)
+        if each != path:
+            why = problems[0] if problems else f"{path} isn't there"
+            _LOG.warning("%s: going on from the one before, %s", why, each)
         return found
     if problems:
-        raise ValueError(f"{'; '.join(problems)}; delete what is damaged to begin anew")
+        raise ValueError(f"{'; '.join(problems)}; delete {_names(present)} to begin anew")
     return None
+
+
+def _present(path: Path) -> list[Path]:
+    return [each for each in (path, _previous(path)) if each.exists()]
+
+
+def _names(paths: list[Path]) -> str:
+    return " and ".join(path.name for path in paths)
 
 
 def _previous(path: Path) -> Path:
@@ -235,7 +243,7 @@ def read_snapshot(path: Path, run: Run) -> Snapshot | None:
         raise ValueError(
             f"{path}: expected a checkpoint of these recordings and settings ({run.fingerprint[:12]}…), got one of "
             f"others ({str(found)[:12]}…{_differences(run.configuration, configuration)}); name another folder, or "
-            "delete it to begin anew"
+            f"delete {_names(_present(path))} to begin anew"
         )
     return Snapshot(position, numbers, tensors)
 
