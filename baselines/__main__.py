@@ -15,6 +15,7 @@ from ddsp_la2a.compare import ENTRY_POINT_GROUP, is_trained
 from ddsp_la2a.console import run_command
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.splits import split_by
+from ddsp_la2a.fitting import distributed
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,6 +47,7 @@ def list_models() -> None:
     "--budget", default=36000.0, type=click.FloatRange(0.0), show_default=True, help="Seconds a model and seed."
 )
 @click.option("--seeds", default=3, type=click.IntRange(1), show_default=True, help="How many, from 0 on.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train, such as cuda.")
 @controls_option
 def train(
     names: tuple[str, ...],
@@ -54,20 +56,26 @@ def train(
     split: str,
     budget: float,
     seeds: int,
+    device: str,
     controls: tuple[la.Control, ...] | None,
 ) -> None:
-    """Train models, each into OUT/NAME/seed-0 and so on. What was begun there goes on; Ctrl-C leaves a checkpoint."""
+    """Train models, each into OUT/NAME/seed-0 and so on. What was begun there goes on; Ctrl-C leaves a checkpoint.
+
+    Several processes share out the work: torchrun --nproc-per-node 2 -m baselines train …
+    """
     builders = {name: build for name, build in _builders().items() if is_trained(build)}
     if unknown := [name for name in names if name not in builders]:
         raise ValueError(f"names: expected some of {', '.join(builders)}, got {', '.join(unknown)}")
+    distributed.placed(device)
     unit = controls or LA2A_CONTROLS
     frame = split_by(checked(source, unit), split, unit)
     for seed in range(seeds):
         for name in names:
-            how = {"controls": unit, "budget_s": budget, "seed": seed, "progress": True}
+            how = {"controls": unit, "budget_s": budget, "seed": seed, "progress": True, "device": device}
             info = builders[name](frame, **how, folder=out / name).info
             ended = "converged" if info["converged"] else "not converged"
-            click.echo(f"{out / name / f'seed-{seed}'}: {ended} after {info['train_seconds']:.0f} s")
+            if distributed.rank() == 0:
+                click.echo(f"{out / name / f'seed-{seed}'}: {ended} after {info['train_seconds']:.0f} s")
             if info.get("interrupted"):
                 raise click.Abort
 

@@ -19,8 +19,10 @@ from ddsp_la2a.data.frame import settings_of, stretch
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import SegmentDataset
 from ddsp_la2a.files import replacing
-from ddsp_la2a.fitting.checkpoint import run_fingerprint
+from ddsp_la2a.fitting import distributed
+from ddsp_la2a.fitting.checkpoint import describe_run
 from ddsp_la2a.fitting.gradient import AdamSettings, train
+from ddsp_la2a.interrupts import postponed
 from ddsp_la2a.model.control_net import network_inputs
 from ddsp_la2a.model.tensor_file import read_tensors, write_tensors
 
@@ -118,6 +120,7 @@ def train_black_box(
     seed: int = 0,
     progress: bool = False,
     folder: Path | None = None,
+    device: str = "cpu",
 ) -> BlackBox:
     """Train a black box on the same rows, with the same loss and stopping rule as the grey box by Adam.
 
@@ -138,10 +141,12 @@ def train_black_box(
         folder: where ``seed-0`` (or another seed) keeps ``checkpoint.safetensors``, ``model.safetensors``,
             ``history.csv`` and ``config.json``. What converged there, or took its budget, is loaded, else resumed.
             None: nothing is kept.
+        device: to train on, such as ``cuda``; the module is back on the CPU afterwards.
 
     Raises:
-        ValueError: no rows to train on, or the folder holds a model of other recordings or settings.
+        ValueError: no rows to train on, no such device, or the folder holds a model of other recordings or settings.
     """
+    where = distributed.placed(device)
     rows = read_frame(frame[frame["split"].isin(["train", "val"])], controls)
     fitted = rows[rows["split"] == "train"]
     if fitted.empty:
@@ -150,13 +155,14 @@ def train_black_box(
     training, validation, watched = _datasets(rows, module)
     settings = replace(settings, budget_s=budget_s, seed=seed)
     place = None if folder is None else Path(folder) / f"seed-{seed}"
-    fingerprint = run_fingerprint(module, training, validation, settings)
+    fingerprint = describe_run(module, training, validation, settings).fingerprint
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
-        if (place / _MODEL).exists() and _loaded(module, place, fingerprint, budget_s):
+        if _loaded(module, place, fingerprint, budget_s):
             return module.eval()
     checkpoint = None if place is None else place / "checkpoint.safetensors"
-    ran = train(module, training, validation, settings, name, progress, checkpoint)
+    ran = train(module.to(where), training, validation, settings, name, progress, checkpoint)
+    module.cpu()
     module.history = ran.history
     module.info |= {
         "settings_seen": settings_of(training.frame, controls),
@@ -167,7 +173,7 @@ def train_black_box(
         "seed": seed,
         "validation": watched,
     }
-    if place is not None:
+    if place is not None and distributed.rank() == 0:
         _keep(module, place, fingerprint, {"name": name, **module.info, "adam": asdict(settings)})
     return module.eval()
 
@@ -195,9 +201,6 @@ def _keep(module: BlackBox, place: Path, fingerprint: str, config: dict[str, Any
         "history.csv": module.history.to_csv(index=False, lineterminator="\n"),
         "config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
     }
-    for name, text in texts.items():
-        with replacing(place / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
     described = {
         "format_version": FORMAT_VERSION,
         "family": _FAMILY,
@@ -205,13 +208,22 @@ def _keep(module: BlackBox, place: Path, fingerprint: str, config: dict[str, Any
         "info": module.info,
         "history": module.history.to_dict("records"),
     }
-    write_tensors(place / _MODEL, described, module.state_dict())
+    with postponed():
+        for name, text in texts.items():
+            with replacing(place / name) as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="\n")
+        write_tensors(place / _MODEL, described, module.state_dict())
 
 
 def _loaded(module: BlackBox, place: Path, fingerprint: str, budget_s: float) -> bool:
     """Whether a model was finished there; if so the module has its weights, information and history."""
     path = place / _MODEL
-    described, tensors = read_tensors(path, "model file", (FORMAT_VERSION,))
+    found_there = distributed.of_first(
+        lambda: read_tensors(path, "model file", (FORMAT_VERSION,)) if path.exists() else None
+    )
+    if found_there is None:
+        return False
+    described, tensors = found_there
     try:
         found, info = described["fingerprint"], dict(described["info"])
         if found != fingerprint:

@@ -4,8 +4,9 @@ An entry point of that group is a function ``build(frame, *, controls, budget_s,
 the rows whose split is ``train`` (and may watch ``val``) and returns something with ``process``. What it doesn't need
 it takes as ``**_``. One that names ``folder`` is a model that is trained for a while: there (``Path`` or None) it keeps
 ``seed-0`` and so on, each with a checkpoint, the model, its history and how it came about. What is finished there for
-the same recordings and settings is loaded, what isn't is resumed. The ``history`` of such a model is a DataFrame, and
-its ``info`` has ``parameters``, ``settings_seen``, ``train_seconds``, ``budget_s``, ``converged`` and ``seed``.
+the same recordings and settings is loaded, what isn't is resumed. Such a model also gets the ``device`` to train on;
+its ``history`` is a DataFrame, and its ``info`` has ``parameters``, ``settings_seen``, ``train_seconds``, ``budget_s``,
+``converged`` and ``seed``.
 
 A package of yours can register its own; ``ddsp-la2a compare`` and ``python -m baselines`` find it.
 """

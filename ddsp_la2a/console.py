@@ -12,6 +12,9 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from ddsp_la2a.fitting.distributed import joined
+from ddsp_la2a.interrupts import termination_interrupts
+
 
 def say(text: str) -> None:
     """A line on standard error, where results aren't."""
@@ -66,7 +69,8 @@ def run_command(command: click.Command, name: str) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
-        command(sys.argv[1:] or ["--help"], prog_name=name, standalone_mode=False)
+        with termination_interrupts(), joined():
+            command(sys.argv[1:] or ["--help"], prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         _fail(name, error.format_message())
     except click.Abort:

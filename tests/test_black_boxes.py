@@ -299,6 +299,7 @@ def test_ctrl_c_ends_the_command(run, tiny_model, recordings, tmp_path, monkeypa
         (["identity", "ROOT"], "names: expected some of small, got identity"),
         (["small", "nowhere"], "nowhere: expected"),
         (["small", "ROOT", "--controls", "drive"], "controls: expected name=low:high"),
+        (["small", "ROOT", "--device", "abacus"], "device: expected cpu, or one that torch finds here, got 'abacus'"),
         ([], "Missing argument 'NAME…'"),
     ],
 )

@@ -23,6 +23,7 @@ from ddsp_la2a.files import UnwritableError
 from ddsp_la2a.fitting import gradient
 from ddsp_la2a.fitting.checkpoint import read_kept, write_kept
 from ddsp_la2a.fitting.gradient import AdamSettings, train
+from ddsp_la2a.fitting.windows import windows_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -116,8 +117,8 @@ def test_what_converged_is_not_trained_again(datasets, tmp_path, monkeypatch):
     done = run(lstm, datasets, stalled, path)
     assert done[1].converged
     assert len(done[1].history) < 20
-    monkeypatch.setattr(gradient, "_counting_windows", None)  # a step would fail
-    monkeypatch.setattr(gradient, "_in_memory", None)
+    monkeypatch.setattr(gradient, "counting_windows", None)  # a step would fail
+    monkeypatch.setattr(gradient, "in_memory", None)
     assert_same(done, run(lstm, datasets, stalled, path))
 
 
@@ -130,8 +131,10 @@ def test_other_settings_are_refused(datasets, tmp_path, changed):
     path = tmp_path / "checkpoint.safetensors"
     run(lstm, datasets, replace(SETTINGS, max_steps=1), path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"checkpoint.safetensors: expected a checkpoint of these recordings and sett"):
+    with pytest.raises(ValueError, match=r"expected a checkpoint of these recordings and settings") as raised:
         run(lstm, datasets, replace(SETTINGS, **changed), path)
+    ((name, value),) = changed.items()
+    assert f"{name} {getattr(SETTINGS, name)} instead of {value})" in str(raised.value)
     assert path.read_bytes() == before
 
 
@@ -242,7 +245,7 @@ def test_windows_do_not_start_the_dc_filter_anew(datasets):
     with torch.no_grad():
         whole = dc_filter(module(batch)[0] - batch["processed"])
         parts = []
-        for estimate, part, memory in gradient._windows(module, batch, 3000):
+        for estimate, part, memory in windows_of(module, batch, 3000):
             parts.append(dc_filter(estimate - part["processed"], None if memory is None else memory[0]))
     assert len(parts) == 11
     np.testing.assert_allclose(torch.cat(parts, dim=1), whole, atol=1e-6)
@@ -286,15 +289,16 @@ def test_the_newest_that_is_whole_is_read(kept, caplog):
     assert f"{path}: expected content hash" in caplog.text
     assert f"going on from the one before, {previous}" in caplog.text
     damage(previous)
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: .*; .*previous\.safetensors: .*; delete what is"):
+    with pytest.raises(ValueError, match=r"checkpoint\.safe.*; .*previous\.safetensors: .*; delete checkpoint\.safe"):
         read_kept(path, "checkpoint", (1,))
 
 
-def test_without_a_newest_the_one_before_is_read(kept):
+def test_without_a_newest_the_one_before_is_read(kept, caplog):
     """As where the process was killed between two names."""
     path, previous = kept
     path.unlink()
     assert number_in(path) == 1.0
+    assert f"{path} isn't there: going on from the one before, {previous}" in caplog.text
     previous.unlink()
     assert read_kept(path, "checkpoint", (1,)) is None
 

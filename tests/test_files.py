@@ -8,8 +8,10 @@ import stat
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from ddsp_la2a.console import run_command
 from ddsp_la2a.files import UnwritableError, replacing
 
 OLD, NEW = "old", "new"
@@ -108,3 +110,18 @@ def test_errors_of_other_files_stay_what_they_are(path, tmp_path):
     with pytest.raises(UnwritableError, match=r"inner\.txt: expected"), replacing(path), replacing(inner):
         raise OSError(errno.ENOSPC, "full")
     assert path.read_text(encoding="utf-8") == OLD
+
+
+def test_a_command_says_it_in_a_line(path, monkeypatch, capsys):
+    @click.command()
+    def command():
+        write(path)
+
+    monkeypatch.setattr("sys.argv", ["command", "--"])
+    monkeypatch.setattr("warnings.showwarning", None)  # run_command puts its own there
+    refuse(monkeypatch, "os.fsync", errno.ENOSPC)
+    with pytest.raises(SystemExit) as ended:
+        run_command(command, "command")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"command: error: {path}: expected to write it, got 'No space left on device'; make room")

@@ -1,8 +1,9 @@
 """Where a training run was: all it needs to go on, bit by bit, as if it had never ended.
 
-One safetensors file with JSON metadata (nothing in it can run): weights, best weights, Adam's moments, and the numbers
-of scheduler, order and history. It is written whole or not at all, and belongs to certain recordings and settings. The
-one before stays beside it, for when the disk damages what was written.
+One safetensors file with JSON metadata (nothing in it can run): weights, best weights, Adam's moments, the numbers of
+scheduler, order and history, and what the run was made of. No state of random numbers: the order of the segments
+follows from seed and position, and nothing else is drawn. It is written whole or not at all, and belongs to certain
+recordings and settings. The one before stays beside it, for when the disk damages what was written.
 """
 
 from __future__ import annotations
@@ -52,6 +53,19 @@ class Position:
     history: list[dict[str, float]]
     best_error: float
     converged: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's weights follow from.
+
+    Args:
+        fingerprint: hash of all of it.
+        configuration: what it was made of, to be read: settings, module and hashes of the recordings.
+    """
+
+    fingerprint: str
+    configuration: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ class Snapshot:
             setattr(plateau, name, self.numbers[name])
         return of["best"]
 
-    def write(self, path: Path, fingerprint: str) -> None:
+    def write(self, path: Path, run: Run) -> None:
         """Write it, see :func:`write_kept`.
 
         Raises:
@@ -126,7 +140,7 @@ class Snapshot:
         described = {
             "format_version": FORMAT_VERSION,
             "family": _FAMILY,
-            "fingerprint": fingerprint,
+            **asdict(run),
             "position": asdict(self.position),
             "numbers": self.numbers,
         }
@@ -167,21 +181,29 @@ def read_kept(path: Path, what: str, versions: tuple[int, ...]) -> tuple[dict[st
     Raises:
         ValueError: none of those that are there can be read.
     """
+    present = _present(path)
     problems = []
-    for each in (path, _previous(path)):
-        if not each.exists():
-            continue
+    for each in present:
         try:
             found = read_tensors(each, what, versions)
         except ValueError as error:
             problems.append(str(error))
             continue
-        if problems:
-            _LOG.warning("%s; going on from the one before, %s", *problems, each)
+        if each != path:
+            why = problems[0] if problems else f"{path} isn't there"
+            _LOG.warning("%s: going on from the one before, %s", why, each)
         return found
     if problems:
-        raise ValueError(f"{'; '.join(problems)}; delete what is damaged to begin anew")
+        raise ValueError(f"{'; '.join(problems)}; delete {_names(present)} to begin anew")
     return None
+
+
+def _present(path: Path) -> list[Path]:
+    return [each for each in (path, _previous(path)) if each.exists()]
+
+
+def _names(paths: list[Path]) -> str:
+    return " and ".join(path.name for path in paths)
 
 
 def _previous(path: Path) -> Path:
@@ -196,54 +218,70 @@ def _is_whole(path: Path, version: int) -> bool:
     return True
 
 
-def read_snapshot(path: Path, fingerprint: str) -> Snapshot | None:
+def read_snapshot(path: Path, run: Run) -> Snapshot | None:
     """The snapshot in a file, or in the one before where that is damaged; None where there is neither.
 
     Args:
         path: of the file.
-        fingerprint: of the run that wants to go on, see :func:`run_fingerprint`.
+        run: that wants to go on, see :func:`describe_run`.
 
     Raises:
         ValueError: it is no checkpoint, damaged, or of other recordings or settings; names the file.
     """
-    found_there = read_kept(path, "checkpoint", (FORMAT_VERSION,))
-    if found_there is None:
+    kept = read_kept(path, "checkpoint", (FORMAT_VERSION,))
+    if kept is None:
         return None
-    described, tensors = found_there
+    described, tensors = kept
     try:
         if described["family"] != _FAMILY:
             raise ValueError(f"family {described['family']!r}")
         found, position = described["fingerprint"], Position(**described["position"])
-        numbers = dict(described["numbers"])
+        numbers, configuration = dict(described["numbers"]), dict(described.get("configuration", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a checkpoint of a training run, got something else ({error})") from error
-    if found != fingerprint:
-        raise ValueError(
-            f"{path}: expected a checkpoint of these recordings and settings ({fingerprint[:12]}…), got one of others "
-            f"({str(found)[:12]}…); name another folder, or delete it to begin anew"
-        )
+    refuse_others(path, run.fingerprint, str(found), _differences(run.configuration, configuration))
     return Snapshot(position, numbers, tensors)
 
 
-def run_fingerprint(
-    module: nn.Module, training: SegmentDataset, validation: SegmentDataset | None, settings: Any
-) -> str:
-    """Hash of what a run's weights follow from: recordings, how they are cut, settings, and the module's weights.
+def refuse_others(path: Path, fingerprint: str, found: str, differences: str = "") -> None:
+    """Refuse a checkpoint whose fingerprint isn't that of the run that wants to go on.
+
+    Raises:
+        ValueError: names the file, and what differs.
+    """
+    if found != fingerprint:
+        raise ValueError(
+            f"{path}: expected a checkpoint of these recordings and settings ({fingerprint[:12]}…), got one of others "
+            f"({found[:12]}…{differences}); name another folder, or delete {_names(_present(path))} to begin anew"
+        )
+
+
+def _differences(here: dict[str, Any], there: dict[str, Any]) -> str:
+    """What differs between two configurations, in words."""
+    names = [name for name in here if name in there and name not in _HOW_FAR and here[name] != there[name]]
+    return "".join(f", {name} {there[name]} instead of {here[name]}" for name in names)
+
+
+def describe_run(module: nn.Module, training: SegmentDataset, validation: SegmentDataset | None, settings: Any) -> Run:
+    """What a run's weights follow from: recordings, how they are cut, settings, and the module's weights.
 
     Args:
         module: as it starts, before the first step.
         training, validation: segments.
-        settings: a dataclass; how far the run goes (``budget_s``, ``max_steps``) isn't part of it.
+        settings: a dataclass; how far the run goes (``budget_s``, ``max_steps``) isn't part of the fingerprint.
     """
+    configuration: dict[str, Any] = {"module": type(module).__name__, **asdict(settings)}
     how = {name: value for name, value in asdict(settings).items() if name not in _HOW_FAR}
     digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode("utf-8"))
-    for dataset in (training, validation):
+    for name, dataset in (("training", training), ("validation", validation)):
         if dataset is not None:
-            digest.update(data_hash(dataset.frame, dataset.controls).encode("utf-8"))
+            recordings = data_hash(dataset.frame, dataset.controls)
+            configuration[f"{name}_sha256"] = recordings
+            digest.update(recordings.encode("utf-8"))
             digest.update(f"{dataset.controls} {dataset.skip_frames.tolist()}".encode())
             digest.update(dataset.segments.to_csv(index=False).encode("utf-8"))
     digest.update(type(module).__name__.encode("utf-8"))
     for name, value in module.state_dict().items():
         digest.update(name.encode("utf-8"))
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return Run(digest.hexdigest(), configuration)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddsp_la2a.fitting.checkpoint import read_kept, write_kept
+from ddsp_la2a.fitting.checkpoint import read_kept, refuse_others, write_kept
 from ddsp_la2a.fitting.least_squares import Quadratic
 from ddsp_la2a.fitting.recordings import Recordings
 
@@ -151,11 +151,7 @@ def _read(path: Path, fingerprint: str) -> list[_Pass]:
         raise ValueError(
             f"{path}: expected a checkpoint of a least-squares fit, got something else ({error})"
         ) from error
-    if whose != fingerprint:
-        raise ValueError(
-            f"{path}: expected a checkpoint of these recordings and settings ({fingerprint[:12]}…), got one of others "
-            f"({whose[:12]}…); name another folder, or delete it to begin anew"
-        )
+    refuse_others(path, fingerprint, whose)
     return passes
 
 
