@@ -212,11 +212,16 @@ def training(recordings: Path) -> Victim:
     return Victim("Adam", (sys.executable, "-m", "benchmarks.killed_training", str(recordings)))
 
 
+def fit(recordings: Path) -> Victim:
+    """A Gauss–Newton fit."""
+    return Victim("Gauss–Newton", (sys.executable, "-m", "benchmarks.killed_fit", str(recordings)))
+
+
 def main(kills: int = KILLS) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
         write_recordings(Path(scratch))
-        victims = [training(Path(scratch))]
+        victims = [training(Path(scratch)), fit(Path(scratch))]
         outcomes = {victim.name: killed(victim, kills, told=lambda line: print(line, flush=True)) for victim in victims}
     print()
     rows = []

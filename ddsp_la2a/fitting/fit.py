@@ -26,6 +26,7 @@ from ddsp_la2a.fitting.gradient import AdamSettings, Training, train
 from ddsp_la2a.fitting.journal import Journal
 from ddsp_la2a.fitting.passes import Ask
 from ddsp_la2a.fitting.sharing import led
+from ddsp_la2a.interrupts import postponed
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import control_columns
@@ -61,19 +62,22 @@ class FitResult:
         """Write ``model.safetensors``, ``curves.csv``, ``history.csv`` and ``config.json`` into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.save(folder / "model.safetensors")
         texts = {
             "curves.csv": self.curves().to_csv(index=False, lineterminator="\n"),
             "history.csv": self.history.to_csv(index=False, lineterminator="\n"),
             "config.json": json.dumps(self.config, indent=2, ensure_ascii=False) + "\n",
         }
-        for name, text in texts.items():
-            with replacing(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="\n")
+        with postponed():
+            self.model.save(folder / "model.safetensors")
+            for name, text in texts.items():
+                with replacing(folder / name) as temporary:
+                    temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 class _AtTakeGains(nn.Module):
     """A grey box heard through a gain per take: a nuisance of the recordings, with zero mean in dB over takes."""
+
+    _take: Tensor
 
     def __init__(self, model: GreyBox, frame: pd.DataFrame, sample_rate: float) -> None:
         super().__init__()
@@ -83,7 +87,7 @@ class _AtTakeGains(nn.Module):
         takes = linked_takes(frame, model.controls)
         self._gain_db = None
         if takes is not None:
-            self._take = torch.from_numpy(takes)
+            self.register_buffer("_take", torch.from_numpy(takes), persistent=False)
             self._gain_db = nn.Parameter(torch.zeros(int(takes.max()) + 1, dtype=torch.float64))
 
     def forward(self, batch: dict[str, Tensor], state: Tensor | None = None) -> tuple[Tensor, Tensor]:
