@@ -12,9 +12,11 @@ from ddsp_la2a.cli_options import out_folder_option
 from ddsp_la2a.compare import new_folder
 from ddsp_la2a.console import say
 from ddsp_la2a.export.description import Description, describe, write_json
+from ddsp_la2a.export.web import write_page
 
 _WRITERS: dict[str, Callable[[Description, Path], list[Path]]] = {
     "json": write_json,
+    "web": write_page,
 }
 
 
@@ -24,7 +26,7 @@ _WRITERS: dict[str, Callable[[Description, Path], list[Path]]] = {
 @out_folder_option
 @click.option("--name", help="What it is called; default: as the file, or its folder where that is only 'model'.")
 def export(model: Path, kind: str, out: Path, name: str | None) -> None:
-    """Write MODEL (or 'published') as JSON for programs, Faust source or an LV2 plug-in."""
+    """Write MODEL (or 'published') as JSON for programs, Faust source, an LV2 plug-in or a page with a knob."""
     loaded = la.load(model)
     stem = model.resolve().parent.name if model.stem == "model" and model.is_file() else model.stem
     description = describe(loaded, name or stem)

@@ -22,15 +22,16 @@ ALLOWED = {
     "units": set(),
     "files": set(),
     "controls": set(),
+    "html": set(),
     "simulated_unit": {"simulated_unit", "units"},
     "dsp": {"dsp", "units"},
     "data": {"data", "controls", "files", "units"},
     "model": {"model", "dsp", "controls", "files", "units"},
-    "evaluation": {"evaluation", "data", "controls", "files", "units"},
+    "evaluation": {"evaluation", "data", "controls", "files", "html", "units"},
     "fitting": {"fitting", "model", "dsp", "data", "controls", "files", "units"},
-    "export": {"export", "model", "dsp", "controls", "files"},
+    "export": {"export", "model", "dsp", "controls", "files", "html"},
     "console": set(),
-    "compare": {"evaluation", "fitting", "model", "data", "controls", "files", "units"},
+    "compare": {"evaluation", "export", "fitting", "model", "data", "controls", "files", "units"},
 }
 """What a room may import of the package; the command line, ``__main__`` and ``__init__`` gather them all."""
 

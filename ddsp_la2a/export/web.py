@@ -1,0 +1,133 @@
+"""A page with a knob that turns: a model, what plays it and what draws it, in one file that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ddsp_la2a.export.description import Description
+from ddsp_la2a.export.names import slug
+from ddsp_la2a.files import replacing
+from ddsp_la2a.html import inert_json, policy_hash
+
+_DIGITS = 10
+"""Significant ones of the curves' values: the output stays within 1e-8, and the page is a third smaller."""
+
+_STILL = 1e-3
+"""A curve that moves by a smaller share of its largest value, or of 1, is listed as a number."""
+
+_WORDS = {
+    "threshold_db": ("Threshold", "dBFS", "Level at the centre of the knee."),
+    "ratio": ("Ratio", ": 1", "Input dB per output dB far above the threshold."),
+    "knee_db": ("Knee", "dB", "Width of the bend around the threshold."),
+    "attack_ms": ("Attack", "ms", "10–90 % time in which the gain falls."),
+    "release_ms": ("Release", "ms", "10–90 % time in which the gain comes back."),
+    "makeup_db": ("Make-up", "dB", "Gain after compression."),
+    "slow_factor": ("Second cell, slower by", "×", "How much longer its attack and release are."),
+    "slow_mix": ("Second cell, share", "", "Its part in the gain, 0 to 1."),
+    "shelf_db": ("Side-chain shelf", "dB", "How much better the detector hears highs than lows."),
+    "shelf_hz": ("Side-chain shelf, centre", "Hz", "Where that shelf rises."),
+    "sidechain_gain_db": ("Side-chain gain", "dB", "Drive of the panel for a full-scale sample."),
+    "input_tap": ("Input tap", "", "Share of the input that the side-chain hears before the cell."),
+    "highpass_hz": ("Side-chain high-pass", "Hz", "Below it the cell hears less."),
+    "drive_limit": ("Drive limit", "", "The side-chain amplifier doesn’t exceed it."),
+    "light_exponent": ("Light exponent", "", "Twice the slope of the panel’s light in its drive, dB per dB."),
+    "light_ms": ("Light", "ms", "10–90 % time in which the panel lights up."),
+    "recombination_per_s": ("Recombination", "per s", "Carriers lost one by one."),
+    "pair_recombination_per_s": ("Recombination in pairs", "per s", "Carriers lost in pairs."),
+    "largest_reduction_db": ("Largest reduction", "dB", "What the brightest cell does."),
+    "fast_trap_capture_per_s": ("Fast traps, capture", "per s", "Carriers caught by empty fast traps."),
+    "fast_trap_capacity": ("Fast traps, capacity", "", "Carriers that they hold."),
+    "fast_trap_release_per_s": ("Fast traps, release", "per s", "Carriers that they let go."),
+    "slow_trap_capture_per_s": ("Slow traps, capture", "per s", "Carriers caught by slow traps."),
+    "slow_trap_release_per_s": ("Slow traps, release", "per s", "Carriers that they let go."),
+}
+"""What a parameter is called on a page, its unit, and what it means."""
+
+_POSITIONS = {"compress_or_limit": ("Compress", "Limit")}
+
+
+def write_page(description: Description, folder: Path) -> list[Path]:
+    """Write the model as one HTML file to play with, named after it; returns what was written.
+
+    The page asks the network for nothing. The same description gives the same bytes.
+    """
+    path = folder / f"{slug(description.name)}.html"
+    text = page(description)
+    with replacing(path) as temporary:
+        temporary.write_bytes(text)
+    return [path]
+
+
+def page(description: Description) -> bytes:
+    """The page as UTF-8."""
+    from jinja2 import DictLoader, Environment, StrictUndefined
+    from markupsafe import Markup
+
+    folder = files("ddsp_la2a.export") / "templates"
+    names = ("page.html.j2", "page.css", "processor.js", "page.js")
+    html, style, processor, script = ((folder / name).read_text(encoding="utf-8") for name in names)
+    environment = Environment(
+        loader=DictLoader({"page": html}), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    text = environment.get_template("page").render(
+        name=description.name,
+        family=description.family,
+        feedback=description.feedback,
+        simulated="simulated" in description.info.get("source", "") + description.info.get("device", ""),
+        info=description.info,
+        knob=_in_words(description.knob.name),
+        switch=None if description.switch is None else _in_words(description.switch.name),
+        positions=_switch_positions(description),
+        data=Markup(inert_json(_data(description))),
+        style=Markup(style),
+        processor=Markup(processor),
+        script=Markup(script),
+        policy=(
+            # The audio thread takes a module by its address only: the text of the first script under data: or blob:.
+            f"default-src 'none'; script-src {policy_hash(processor)} {policy_hash(script)} data: blob:; "
+            f"style-src {policy_hash(style)}; base-uri 'none'; form-action 'none'"
+        ),
+    )
+    # A lone surrogate has no UTF-8; nothing else is replaced.
+    return text.encode("utf-8", "replace")
+
+
+def _data(description: Description) -> dict[str, Any]:
+    model = description.as_dict()
+    for curve in model["curves"].values():
+        curve["values"] = [[float(f"{value:.{_DIGITS}g}") for value in row] for row in curve["values"]]
+    still = [name for name, rows in description.curves.items() if _is_still(rows)]
+    known: Mapping[str, tuple[str, str, str]] = {
+        name: _WORDS.get(name, (_in_words(name), "", "")) for name in (*description.curves, *description.constants)
+    }
+    order = [name for name in (*_WORDS, *known) if name in known]
+    return {
+        "model": model,
+        "words": known,
+        "drawn": list(dict.fromkeys(name for name in order if name in description.curves and name not in still)),
+        "listed": list(dict.fromkeys(name for name in order if name in description.constants or name in still)),
+        "knob": _in_words(description.knob.name),
+        "positions": _switch_positions(description),
+    }
+
+
+def _is_still(rows: list[list[float]]) -> bool:
+    values = [value for row in rows for value in row]
+    return max(values) - min(values) < _STILL * max(1.0, max(map(abs, values)))
+
+
+def _in_words(name: str) -> str:
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _switch_positions(description: Description) -> list[str]:
+    if description.switch is None:
+        return []
+    known = _POSITIONS.get(description.switch.name, ())
+    numbers = description.switch_positions
+    return list(known) if numbers == [0, 1] and known else [str(number) for number in numbers]
