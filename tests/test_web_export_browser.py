@@ -33,7 +33,7 @@ RENDERED = """(async () => {
         for (let n = 0; n < bytes.length; n += 8192) text += String.fromCharCode(...bytes.subarray(n, n + 8192));
         return btoa(text);
     };
-    const loop = la2aPage.material[name](rate), frames = Math.round(%s * rate);
+    const loop = la2aMaterial[name](rate), frames = Math.round(%s * rate);
     const played = Array.from({length: channels}, (_, c) => Float32Array.from({length: frames}, (_, n) =>
         loop[(n + 9000 * c) %% loop.length] * (c ? 0.7 : 1)));
     const audio = new OfflineAudioContext(channels + 3, frames, rate);
@@ -41,7 +41,7 @@ RENDERED = """(async () => {
     played.forEach((samples, c) => buffer.copyToChannel(samples, c));
     const source = audio.createBufferSource();
     source.buffer = buffer;
-    const unit = await la2aPage.unitNode(audio, channels, at);
+    const unit = await la2aSound.unitNode(la2aPage.model, audio, channels, at);
     for (const [control, value, frame] of moves) unit.parameters.get(control).setValueAtTime(value, frame / rate);
     source.connect(unit);
     const split = [audio.createChannelSplitter(channels), audio.createChannelSplitter(3)];
@@ -228,7 +228,7 @@ def play(tab):
     """By the keyboard; until the meters move."""
     tab.run("document.getElementById('play').focus()")
     tab.key(" ")
-    tab.wait_for("la2aPage.player.source !== null && la2aPage.player.read().input_db > -60")
+    tab.wait_for("la2aPage.player.playing && la2aPage.player.read().input_db > -60")
 
 
 def test_it_plays_meters_and_stops(tab):
@@ -248,7 +248,7 @@ def test_it_plays_meters_and_stops(tab):
     tab.key("b")
     assert tab.run("document.getElementById('bypass').getAttribute('aria-pressed')") == "true"
     tab.key(" ")
-    assert tab.run("la2aPage.player.source") is None
+    assert not tab.run("la2aPage.player.playing")
     tab.wait_for("Number(document.getElementById('in-peak').textContent.startsWith('–'))")  # silence
 
 
@@ -289,7 +289,7 @@ def test_the_curve_of_a_cell_is_where_a_long_tone_rests(tab, models, pages, name
     model, rate = models[name], 16000
     for knob in (50, 100):
         tab.run(f"la2aPage.knob.turn({knob})")
-        curve = np.array(tab.run("la2aPage.staticCurve(la2aPage.numbers[1])"))
+        curve = np.array(tab.run("la2aCurves.staticCurve(la2aPage.model, la2aPage.numbers[1])"))
         for level_db in (-30.0, -10.0):
             tone = 10.0 ** (level_db / 20.0) * np.sin(2 * np.pi * 1000 * np.arange(20 * rate) / rate)
             stream = model.stream(rate, compress_or_limit=1, peak_reduction=knob)
@@ -302,7 +302,7 @@ def test_the_curve_of_a_cell_is_where_a_long_tone_rests(tab, models, pages, name
 def test_the_curve_of_a_compressor_is_its_static_curve(tab, models, pages, name):
     tab.open(pages[name])
     tab.run("la2aPage.knob.turn(80)")
-    curve = np.array(tab.run("la2aPage.staticCurve(la2aPage.numbers[0])"))
+    curve = np.array(tab.run("la2aCurves.staticCurve(la2aPage.model, la2aPage.numbers[0])"))
     assert (np.diff(curve[:, 0]) >= 0).all()
     # Of a signal that stands still, which a shelf would take for the lowest of lows.
     numbers = {key: value for key, value in tab.run("la2aPage.numbers[0]").items() if not key.startswith("shelf")}

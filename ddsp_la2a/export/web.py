@@ -46,6 +46,9 @@ _WORDS = {
 }
 """What a parameter is called on a page, its unit, and what it means."""
 
+_SCRIPTS = ("processor", "material", "sound", "drawing", "curves", "page")
+"""In the order in which they need one another; the first is the audio thread's module as well."""
+
 _POSITIONS = {"compress_or_limit": ("Compress", "Limit")}
 
 
@@ -67,8 +70,8 @@ def page(description: Description) -> bytes:
     from markupsafe import Markup
 
     folder = files("ddsp_la2a.export") / "templates"
-    names = ("page.html.j2", "page.css", "processor.js", "page.js")
-    html, style, processor, script = ((folder / name).read_text(encoding="utf-8") for name in names)
+    html, style = ((folder / name).read_text(encoding="utf-8") for name in ("page.html.j2", "page.css"))
+    scripts = [(name, (folder / f"{name}.js").read_text(encoding="utf-8")) for name in _SCRIPTS]
     environment = Environment(
         loader=DictLoader({"page": html}), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -84,11 +87,10 @@ def page(description: Description) -> bytes:
         positions=_switch_positions(description),
         data=Markup(inert_json(_data(description))),
         style=Markup(style),
-        processor=Markup(processor),
-        script=Markup(script),
+        scripts=[(name, Markup(script)) for name, script in scripts],
         policy=(
-            # The audio thread takes a module by its address only: the text of the first script under data: or blob:.
-            f"default-src 'none'; script-src {policy_hash(processor)} {policy_hash(script)} data: blob:; "
+            # The audio thread takes a module by its address only: the text of the first script, under data: or blob:.
+            f"default-src 'none'; script-src {' '.join(policy_hash(script) for _, script in scripts)} data: blob:; "
             f"style-src {policy_hash(style)}; base-uri 'none'; form-action 'none'"
         ),
     )

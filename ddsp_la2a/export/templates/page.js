@@ -1,16 +1,17 @@
 "use strict";
 (() => {
   const { model, words, drawn, listed, knob: knobName, positions } = JSON.parse(document.getElementById("page-data").textContent);
-  const { NAME, METERS, parametersAt, overThreshold, slopeOf, lightOf, gainOf } = la2aUnit;
+  const { parametersAt, gainOf } = la2aUnit;
+  const { put, element, polar, ray, arc, pathOf, ticks, niceStep, signed, decibels, short, number } = la2aDrawing;
+  const { FEWEST_DBFS, staticCurve } = la2aCurves;
+  const { Player } = la2aSound;
   const KNOB_DEGREES = 135; // to either side of straight up
   const DIAL_DEGREES = 50;
   const MOST_DB = 40; // of the dial
   const HOLD_S = 2; // for which the deepest reduction stays
-  const FADE = 0.004; // seconds: time constant of what starts and stops
   const TAIL_S = 4; // for which the unit is left running after a stop, so that the needle comes back
   const CALM_S = 0.25; // between drawings for who likes it still
   const TRAIL = 14;
-  const FEWEST_DBFS = -60;
 
   const byId = (id) => document.getElementById(id);
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -23,16 +24,6 @@
 
   /* Words and numbers. */
 
-  const signed = (text) => text.replace("-", "−");
-  const decibels = (value) => (value > -100 ? signed(value.toFixed(1)) : "–");
-  const short = (value) => signed(String(Number(value.toPrecision(6))));
-
-  function number(value) {
-    const size = Math.abs(value);
-    if (size < 1e-6) return "0";
-    return signed(size < 0.1 ? value.toPrecision(2) : value.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2));
-  }
-
   function quantity(name, value) {
     const unit = words[name][1];
     if (unit === "ms" && value >= 999.5) return number(value / 1000) + "\u00a0s";
@@ -42,63 +33,6 @@
   }
 
   const knobText = (value) => signed(String(Number(value.toFixed(Math.max(0, 1 - Math.floor(Math.log10(step)))))));
-
-  /* The 1, 2 or 5 of a power of ten that isn't larger. */
-  function niceStep(most) {
-    const power = Math.pow(10, Math.floor(Math.log10(most) + 1e-9));
-    return power * [5, 2, 1].find((digit) => digit * power <= most * (1 + 1e-9));
-  }
-
-  /* Drawing. */
-
-  function put(parent, kind, attributes, text) {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", kind);
-    for (const name in attributes) node.setAttribute(name, attributes[name]);
-    if (text !== undefined) node.textContent = text;
-    parent.append(node);
-    return node;
-  }
-
-  function element(parent, kind, text, className) {
-    const node = document.createElement(kind);
-    if (text !== undefined) node.textContent = text;
-    if (className) node.className = className;
-    parent.append(node);
-    return node;
-  }
-
-  const polar = (x, y, radius, degrees) => [
-    (x + radius * Math.sin((degrees * Math.PI) / 180)).toFixed(2), (y - radius * Math.cos((degrees * Math.PI) / 180)).toFixed(2),
-  ];
-
-  function ray(parent, className, x, y, from, to, degrees) {
-    const [x1, y1] = polar(x, y, from, degrees), [x2, y2] = polar(x, y, to, degrees);
-    return put(parent, "line", { class: className, x1, y1, x2, y2 });
-  }
-
-  function arc(x, y, radius, from, to) {
-    const large = Math.abs(to - from) > 180 ? 1 : 0;
-    return "M" + polar(x, y, radius, from) + "A" + [radius, radius, 0, large, to > from ? 1 : 0, polar(x, y, radius, to)];
-  }
-
-  const pathOf = (points) => "M" + points.map(([x, y]) => x.toFixed(1) + " " + y.toFixed(1)).join("L");
-
-  /* Round numbers between two ends, on a scale. */
-  function ticks(low, high, log, most = 4) {
-    const found = [];
-    if (log) {
-      for (let decade = Math.floor(Math.log10(low)); decade <= Math.log10(high); decade += 1) {
-        for (const digit of [1, 2, 5]) found.push(digit * Math.pow(10, decade));
-      }
-    }
-    const inside = (several) => several.filter((value) => value >= low && value <= high);
-    if (inside(found).length > most) return inside(found).filter((value) => /^0*\.?0*1/.test(value.toFixed(6)));
-    if (inside(found).length > 1) return inside(found);
-    const apart = niceStep((high - low) / (0.45 * most));
-    const even = [];
-    for (let k = Math.ceil(low / apart); k * apart <= high; k += 1) even.push(Number((k * apart).toPrecision(9)));
-    return even;
-  }
 
   /* The unit's positions: what hangs on them is drawn anew, and sounds. */
 
@@ -111,7 +45,7 @@
     knob.show();
     inOut.show();
     panels.forEach((panel) => panel.show());
-    if (player.unit) player.follow();
+    player.follow();
   }
 
   const knob = (() => {
@@ -217,41 +151,6 @@
     return { show };
   })();
 
-  /* Gain at which a cell rests on a long 1 kHz tone: the one that drives it to itself, found by halving. */
-  function restingGain(p, peak) {
-    const most = gainOf(p.largest_reduction_db) - 1, points = 24;
-    const { recombination_per_s: decay, pair_recombination_per_s: pair } = p;
-    const passed = gainOf(p.sidechain_gain_db) / Math.hypot(1, p.highpass_hz / 1000);
-    let low = 0, high = 1;
-    for (let round = 0; round < 30; round += 1) {
-      const gain = 0.5 * (low + high);
-      const drive = passed * peak * (gain + p.input_tap * (1 - gain));
-      let light = 0;
-      for (let k = 0; k < points; k += 1) light += lightOf(drive * Math.sin(((k + 0.5) * Math.PI) / (2 * points)), p) / points;
-      const n = (2 * (decay + pair) * light) / (decay + Math.sqrt(decay * decay + 4 * pair * (decay + pair) * light));
-      if ((1 + n / most) / (1 + n / most + n) < gain) high = gain;
-      else low = gain;
-    }
-    return 0.5 * (low + high);
-  }
-
-  /* Points of the static curve, in dB: input and output. */
-  function staticCurve(p) {
-    const points = [];
-    for (let level_db = FEWEST_DBFS; level_db <= 0; level_db += 1) {
-      if (model.family === "optical-cell") {
-        points.push([level_db, level_db + 20 * Math.log10(restingGain(p, gainOf(level_db))) + p.makeup_db]);
-        continue;
-      }
-      for (const part_db of [0, 0.25, 0.5, 0.75]) { // with feedback the curve hears the output
-        const heard_db = Math.min(level_db + part_db, 0);
-        const less_db = slopeOf(p, model.feedback) * overThreshold(heard_db, p);
-        points.push(model.feedback ? [heard_db + less_db, heard_db + p.makeup_db] : [heard_db, heard_db - less_db + p.makeup_db]);
-      }
-    }
-    return points;
-  }
-
   const inOut = (() => {
     const svg = byId("inout");
     const box = { left: 40, right: 352, top: 8, bottom: 326 };
@@ -280,7 +179,7 @@
     let last = 0;
 
     function show() {
-      const curves = numbers.map(staticCurve);
+      const curves = numbers.map((p) => staticCurve(model, p));
       lines.forEach((line, row) => {
         line.setAttribute("d", pathOf(curves[row].map(([x, y]) => [across(x), down(y)])));
         line.setAttribute("class", (row === chosen() ? "line s" : "other s") + (row % 6));
@@ -302,7 +201,10 @@
       }
       for (const ghost of trail) ghost.setAttribute("visibility", seen && ghost.hasAttribute("cx") ? "visible" : "hidden");
       for (const node of [dot, drop]) node.setAttribute("visibility", seen ? "visible" : "hidden");
-      if (!seen) return;
+      if (!seen) {
+        trail.forEach((ghost) => ghost.removeAttribute("cx"));
+        return;
+      }
       dot.setAttribute("cx", x);
       dot.setAttribute("cy", y);
       drop.setAttribute("x1", x);
@@ -362,272 +264,6 @@
 
   const panels = drawn.map(makePanel);
 
-  /* What is played: made here, the same every time. */
-
-  const BEAT = 0.6; // seconds
-  const LOOP = 8 * BEAT;
-
-  function noise() {
-    let seed = 1;
-    return () => {
-      seed = (Math.imul(seed, 1664525) + 1013904223) | 0;
-      return seed / 2147483648;
-    };
-  }
-
-  /* Add a sound of so many seconds to a loop, from a beat on. */
-  function strike(loop, rate, beat, seconds, sample) {
-    const start = Math.round(beat * BEAT * rate), frames = Math.round(seconds * rate);
-    for (let n = 0; n < frames; n += 1) loop[(start + n) % loop.length] += sample(n / rate);
-  }
-
-  const empty = (rate, seconds = LOOP) => new Float32Array(Math.round(seconds * rate));
-
-  function drums(rate) {
-    const loop = empty(rate), random = noise();
-    const edge = (order) => { // noise without its lows
-      let a = 0, b = 0;
-      return () => {
-        const x = random(), y = x - a, z = y - b;
-        a = x;
-        b = y;
-        return order === 1 ? y : z;
-      };
-    };
-    for (const beat of [0, 1.5, 4, 5.5, 6.75]) {
-      strike(loop, rate, beat, 0.5, (t) => 0.62 * Math.exp(-t / 0.13) * Math.sin(2 * Math.PI * (48 * t + 4 * (1 - Math.exp(-t / 0.03)))));
-    }
-    for (const [beat, loud] of [[1, 1], [3, 0.9], [5, 1], [7, 0.95], [7.75, 0.35]]) {
-      const rattle = edge(1);
-      strike(loop, rate, beat, 0.45, (t) => loud * (0.22 * rattle() * Math.exp(-t / 0.075) + 0.3 * Math.sin(2 * Math.PI * 186 * t) * Math.exp(-t / 0.05)));
-    }
-    for (let half = 0; half < 16; half += 1) {
-      const hiss = edge(2), loud = half % 2 ? 0.06 : 0.1, long = half === 15 ? 0.16 : 0.03;
-      strike(loop, rate, half / 2, 6 * long, (t) => loud * hiss() * Math.exp(-t / long));
-    }
-    return loop;
-  }
-
-  function bass(rate) {
-    const loop = empty(rate);
-    const line = [[0, 0.9, 0], [1, 0.4, 0], [1.5, 0.45, 12], [2, 0.9, 3], [3, 0.4, 3], [3.5, 0.4, 5], [4, 1.4, 7], [5.5, 0.4, 7], [6, 0.9, -2], [7, 0.4, -2], [7.5, 0.4, 10]];
-    for (const [beat, beats, tone] of line) {
-      const hz = 55 * Math.pow(2, tone / 12), long = beats * BEAT;
-      strike(loop, rate, beat, long, (t) => {
-        let sum = 0;
-        for (let k = 1; k <= 9; k += 1) sum += (Math.exp(-t * (1.5 + 1.6 * k)) / k) * Math.sin(2 * Math.PI * k * hz * t);
-        return 0.33 * sum * Math.min(1, t / 0.004) * Math.min(1, (long - t) / 0.012);
-      });
-    }
-    return loop;
-  }
-
-  function voice(rate) {
-    const loop = empty(rate);
-    const vowels = [[730, 1090, 2440], [270, 2290, 3010], [530, 1840, 2480], [570, 840, 2410], [300, 870, 2240]];
-    const spoken = [[0, 0.5, 0], [0.6, 0.3, -9], [1, 0.8, -3], [2.1, 0.25, -14], [2.45, 0.3, -20], [2.9, 0.9, 2], [4.1, 0.35, -6], [4.55, 0.3, -12], [5, 1.1, 3], [6.4, 0.3, -16], [6.8, 0.8, -8]];
-    spoken.forEach(([beat, beats, level_db], which) => {
-      const long = beats * BEAT, past = [0, 0, 0, 0, 0, 0];
-      let phase = 0;
-      strike(loop, rate, beat, long, (t) => {
-        const hz = 118 + 26 * Math.exp(-t / 0.2) + 3 * Math.sin(2 * Math.PI * 5 * t) + 6 * (which % 3);
-        phase = (phase + hz / rate) % 1;
-        const pulse = phase < 0.4 ? Math.sin((Math.PI * phase) / 0.4) - 0.64 : -0.1;
-        let sum = 0;
-        vowels[which % 5].forEach((formant, k) => {
-          const r = Math.exp((-Math.PI * (70 + 30 * k)) / rate), w = (2 * Math.PI * formant) / rate;
-          const y = (1 - r) * pulse + 2 * r * Math.cos(w) * past[2 * k] - r * r * past[2 * k + 1];
-          past[2 * k + 1] = past[2 * k];
-          past[2 * k] = y;
-          sum += y / (1 + 0.6 * k);
-        });
-        return 2.2 * gainOf(level_db) * sum * Math.min(1, t / 0.02) * Math.min(1, (long - t) / 0.05);
-      });
-    });
-    return scaled(loop, 0.6);
-  }
-
-  function tone(rate) {
-    const loop = empty(rate, 6);
-    return loop.map((_, n) => gainOf(n >= 1.5 * rate && n < 3 * rate ? -4 : -34) * Math.sin((2 * Math.PI * 1000 * n) / rate));
-  }
-
-  function scaled(loop, peak) {
-    const top = loop.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-    return loop.map((x) => (x * peak) / top);
-  }
-
-  function band(rate) {
-    const other = bass(rate);
-    return scaled(drums(rate).map((x, n) => x + other[n]), 0.8);
-  }
-
-  const material = {
-    "Drums and bass": band,
-    Drums: (rate) => scaled(drums(rate), 0.8),
-    Bass: (rate) => scaled(bass(rate), 0.6),
-    Syllables: voice,
-    "1 kHz in steps": tone,
-  };
-
-  /* Sound: source → its own fade → input level → the unit → out; beside it what the meters read. */
-
-  /* The text of the first script as a module of the audio thread. From a page that is a file, Chromium takes it under a
-     data: address but not under a blob: one; where data: isn't taken, blob: is tried. */
-  async function addModule(audio) {
-    const text = byId("processor").textContent;
-    try {
-      await audio.audioWorklet.addModule("data:text/javascript;charset=utf-8," + encodeURIComponent(text));
-    } catch (error) {
-      const address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
-      await audio.audioWorklet.addModule(address);
-      URL.revokeObjectURL(address);
-    }
-  }
-
-  async function unitNode(audio, channels, parameterData) {
-    if (!audio.audioWorklet) throw new Error("it has no AudioWorklet here; open the page as a file or over https");
-    await addModule(audio);
-    return new AudioWorkletNode(audio, NAME, {
-      numberOfOutputs: 2,
-      outputChannelCount: [channels, METERS],
-      channelCount: channels,
-      channelCountMode: "explicit",
-      parameterData,
-      processorOptions: { model, channels },
-    });
-  }
-
-  const player = {
-    context: null,
-    unit: null,
-    source: null,
-    ready: null,
-    sounds: new Map(), // by name, as AudioBuffers of the context's rate
-    chosen: Object.keys(material)[0],
-    starts: 0,
-    stopped: 0,
-
-    prepare() {
-      this.ready = this.ready || this.build();
-      this.ready.catch(() => { this.ready = null; }); // so that it may be tried again
-      return this.ready;
-    },
-
-    async build() {
-      this.context = new AudioContext();
-      if (model.output_filter !== null && !(String(this.context.sampleRate) in model.output_filter.taps)) {
-        await this.context.close(); // a rate that the output filter wasn't matched to
-        this.context = new AudioContext({ sampleRate: 48000 });
-      }
-      const unit = await unitNode(this.context, 2, at);
-      this.level = this.context.createGain();
-      this.level.gain.value = gainOf(Number(byId("level").value));
-      this.level.connect(unit).connect(this.context.destination, 0);
-      const split = this.context.createChannelSplitter(METERS);
-      unit.connect(split, 1);
-      this.readings = Array.from({ length: METERS }, (_, channel) => {
-        const analyser = this.context.createAnalyser();
-        split.connect(analyser, channel);
-        return analyser;
-      });
-      this.window = new Float32Array(this.readings[0].fftSize);
-      this.unit = unit;
-      this.follow(); // what was moved meanwhile
-      byId("rate").textContent = " Sample rate: " + short(this.context.sampleRate) + " Hz.";
-    },
-
-    async play() {
-      const wanted = (this.starts += 1);
-      try {
-        await this.prepare();
-        await this.context.resume();
-      } catch (error) {
-        say("This browser can’t play here: " + error.message);
-        return;
-      }
-      if (wanted !== this.starts) return; // something else was asked for meanwhile
-      this.fadeOut();
-      const { context } = this;
-      if (!this.sounds.has(this.chosen)) {
-        const samples = material[this.chosen](context.sampleRate);
-        const buffer = context.createBuffer(1, samples.length, context.sampleRate);
-        buffer.copyToChannel(samples, 0);
-        this.sounds.set(this.chosen, buffer);
-      }
-      const source = context.createBufferSource(), gain = context.createGain();
-      source.buffer = this.sounds.get(this.chosen);
-      source.loop = true;
-      gain.gain.setValueAtTime(0, context.currentTime);
-      gain.gain.setTargetAtTime(1, context.currentTime, FADE);
-      source.connect(gain).connect(this.level);
-      source.start();
-      this.source = { source, gain };
-      this.shown();
-      say("Playing " + this.chosen);
-      requestAnimationFrame(draw);
-    },
-
-    fadeOut() {
-      if (this.source === null) return;
-      const { source, gain } = this.source, now = this.context.currentTime;
-      gain.gain.cancelScheduledValues(now);
-      gain.gain.setTargetAtTime(0, now, FADE);
-      source.stop(now + 10 * FADE);
-      this.source = null;
-    },
-
-    stop() {
-      this.starts += 1;
-      this.fadeOut();
-      this.stopped = this.context.currentTime;
-      this.shown();
-      say("");
-    },
-
-    toggle() { return this.source === null ? this.play() : this.stop(); },
-
-    choose(name) {
-      this.chosen = name;
-      if (this.source !== null) this.play();
-    },
-
-    async load(file) {
-      say("Reading …");
-      try {
-        await this.prepare();
-        this.sounds.set(file.name, await this.context.decodeAudioData(await file.arrayBuffer()));
-      } catch (error) {
-        say("This browser can’t read that file as audio.");
-        return;
-      }
-      offer(file.name).click();
-      this.play();
-    },
-
-    follow() {
-      for (const name in at) this.unit.parameters.get(name).value = at[name];
-    },
-
-    shown() {
-      byId("play").textContent = this.source === null ? "Play" : "Stop";
-      byId("unit").classList.toggle("playing", this.source !== null);
-    },
-
-    /* What the meters read over the last twentieth of a second. */
-    read() {
-      const largest = (analyser) => {
-        analyser.getFloatTimeDomainData(this.window);
-        return 20 * Math.log10(Math.max(this.window.reduce((most, x) => (x > most ? x : most), 0), 1e-9));
-      };
-      const [gain, input, output] = this.readings;
-      const levels = { input_db: largest(input), output_db: largest(output) };
-      gain.getFloatTimeDomainData(this.window);
-      const last = this.window[this.window.length - 1];
-      return { ...levels, reduction_db: last > 0 ? Math.max(0, -20 * Math.log10(last)) : 0 };
-    },
-  };
-
   let drawnAt = -1;
   let drawing = false;
 
@@ -636,7 +272,7 @@
     drawing = true;
     requestAnimationFrame(function again() {
       const { context } = player, now = context.currentTime;
-      if (player.source === null && now - player.stopped > TAIL_S) {
+      if (!player.playing && now - player.stopped > TAIL_S) {
         context.suspend();
         drawing = false;
         return;
@@ -654,8 +290,19 @@
     });
   }
 
-  function say(text) {
-    if (byId("status").textContent !== text) byId("status").textContent = text;
+  const player = new Player(model, at, (says) => {
+    byId("play").textContent = player.playing ? "Stop" : "Play";
+    byId("unit").classList.toggle("playing", player.playing);
+    byId("status").textContent = says;
+    if (!player.playing) return;
+    byId("rate").textContent = " Sample rate: " + short(player.context.sampleRate) + " Hz.";
+    draw();
+  });
+
+  async function load(file) {
+    if (!(await player.load(file))) return;
+    offer(file.name).click();
+    player.play();
   }
 
   /* A choice of what is played; the one of that name, if there is one already. */
@@ -678,7 +325,7 @@
       at.bypass = 1 - at.bypass;
       byId("bypass").setAttribute("aria-pressed", String(at.bypass === 1));
       byId("unit").classList.toggle("bypassed", at.bypass === 1);
-      if (player.unit) player.follow();
+      player.follow();
     });
     for (const radio of document.querySelectorAll("#switch input")) {
       radio.checked = Number(radio.value) === chosen();
@@ -692,7 +339,8 @@
       const text = (level.value > 0 ? "+" : "") + signed(String(Number(level.value))) + " dB";
       byId("level-text").textContent = text;
       level.setAttribute("aria-valuetext", text);
-      if (player.unit) player.level.gain.setTargetAtTime(gainOf(Number(level.value)), player.context.currentTime, FADE);
+      player.level_db = Number(level.value);
+      player.follow();
     };
     level.addEventListener("input", leveled);
     level.addEventListener("dblclick", () => {
@@ -700,7 +348,7 @@
       leveled();
     });
     byId("file").addEventListener("change", () => {
-      if (byId("file").files.length) player.load(byId("file").files[0]);
+      if (byId("file").files.length) load(byId("file").files[0]);
     });
     document.addEventListener("dragover", (event) => {
       event.preventDefault();
@@ -712,7 +360,7 @@
     document.addEventListener("drop", (event) => {
       event.preventDefault();
       document.body.classList.remove("dropping");
-      if (event.dataTransfer.files.length) player.load(event.dataTransfer.files[0]);
+      if (event.dataTransfer.files.length) load(event.dataTransfer.files[0]);
     });
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
@@ -748,7 +396,7 @@
     }
   }
 
-  Object.keys(material).forEach(offer);
+  Object.keys(la2aMaterial).forEach(offer);
   document.querySelector("#sources input").checked = true;
   listen();
   legend();
@@ -758,5 +406,5 @@
   byId("unit").hidden = false;
   byId("curves").hidden = false;
   byId("constants").hidden = listed.length === 0;
-  window.la2aPage = { at, knob, material, numbers, panels, player, staticCurve, unitNode, meter, inOut };
+  window.la2aPage = { at, knob, numbers, panels, player, inOut, model };
 })();
