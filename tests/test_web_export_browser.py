@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ import torch
 from conftest import exportable_models
 from headless import chromium, opened
 from test_export import HOSTILE
+from test_report import scores_of
 
 import ddsp_la2a as la
+from ddsp_la2a import compare
 from ddsp_la2a.controls import Control
 from ddsp_la2a.export.description import describe
 from ddsp_la2a.export.web import write_page
@@ -367,6 +371,19 @@ def test_a_unit_of_its_own_with_a_hostile_name(browser, tmp_path):
     assert np.abs(output[0] - model.process(played[0], 44100, drive=7.5, speed=3)).max() <= 1e-6
     assert browser.trouble == []
     assert browser.requests == [path.resolve().as_uri()]
+
+
+def test_the_report_leads_to_the_page(browser, models, tmp_path):
+    (tmp_path / "report of it").mkdir()
+    boxes = {"grey-box": models["published"], "half & <b>": models["plain"]}
+    pages = compare.write_pages(boxes, tmp_path / "report of it")
+    report = tmp_path / "report of it" / "report.html"
+    la.report(scores_of(dict.fromkeys(boxes, 0.1)), report, models=boxes, pages=pages)
+    for link, name in enumerate(boxes):
+        browser.open(report)
+        address = browser.run(f"document.querySelectorAll('#curves p a')[{link}].href")
+        browser.open(Path(unquote(urlsplit(address).path)))
+        assert browser.run("document.querySelector('h1').textContent") == name
 
 
 def test_the_policy_is_enforced(browser, pages):

@@ -287,8 +287,8 @@
         this.arrive();
         return;
       }
-      for (const name of this.names) {
-        const byRatio = this.model.curves[name].scale === "log";
+      for (let k = 0; k < this.names.length; k += 1) {
+        const name = this.names[k], byRatio = this.model.curves[name].scale === "log";
         this.now[name] = between(this.start[name], this.end[name], step / this.steps, byRatio);
       }
       this.core.set(this.now);
