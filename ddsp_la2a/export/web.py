@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def page(description: Description) -> bytes:
         name=description.name,
         family=description.family,
         feedback=description.feedback,
-        simulated="simulated" in description.info.get("source", "") + description.info.get("device", ""),
+        simulated=description.info.get("source") == "simulated",
         info=description.info,
         knob=_in_words(description.knob.name),
         switch=None if description.switch is None else _in_words(description.switch.name),
@@ -102,16 +101,14 @@ def _data(description: Description) -> dict[str, Any]:
     model = description.as_dict()
     for curve in model["curves"].values():
         curve["values"] = [[float(f"{value:.{_DIGITS}g}") for value in row] for row in curve["values"]]
-    still = [name for name, rows in description.curves.items() if _is_still(rows)]
-    known: Mapping[str, tuple[str, str, str]] = {
-        name: _WORDS.get(name, (_in_words(name), "", "")) for name in (*description.curves, *description.constants)
-    }
-    order = [name for name in (*_WORDS, *known) if name in known]
+    drawn = [name for name, rows in description.curves.items() if not _is_still(rows)]
+    names = {*description.curves, *description.constants}
+    order = [name for name in _WORDS if name in names] + sorted(names - set(_WORDS))
     return {
         "model": model,
-        "words": known,
-        "drawn": list(dict.fromkeys(name for name in order if name in description.curves and name not in still)),
-        "listed": list(dict.fromkeys(name for name in order if name in description.constants or name in still)),
+        "words": {name: _WORDS.get(name, (_in_words(name), "", "")) for name in names},
+        "drawn": [name for name in order if name in drawn],
+        "listed": [name for name in order if name not in drawn],
         "knob": _in_words(description.knob.name),
         "positions": _switch_positions(description),
     }
