@@ -328,6 +328,7 @@ def _compare(
         histories={workflow.GREY_BOX: result.history, **histories},
         measured=measured,
         about={name: said for name, said in about.items() if said},
+        pages=workflow.write_pages(boxes, out),
     )
     say(f"{out / 'report.html'}: to read, look at and listen to")
 

@@ -25,6 +25,9 @@ from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, Model
 from ddsp_la2a.evaluation.measure import measured_curves
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.evaluation.tones import LOWEST_SAMPLE_RATE
+from ddsp_la2a.export.description import describe
+from ddsp_la2a.export.names import slug
+from ddsp_la2a.export.web import write_page
 from ddsp_la2a.files import replacing
 from ddsp_la2a.model.grey_box import GreyBox
 
@@ -270,6 +273,30 @@ def write_measured(models: Mapping[str, Model], folder: Path, controls: Sequence
     drawn = figures.measured_curves(measured, title="measured on a tone", controls=controls)
     write_table(measured, folder / "measured.csv")
     figures.save(drawn, folder / "measured.svg")
+
+
+def write_pages(models: Mapping[str, Model], folder: Path) -> dict[str, str]:
+    """A page with a knob for every model that has curves over one; by name, what the page is called.
+
+    Args:
+        models: by name.
+        folder: to write to.
+    """
+    written: dict[str, str] = {}
+    for name, model in models.items():
+        if not isinstance(model, GreyBox):
+            continue
+        try:
+            description = describe(model, name)
+        except ValueError as error:
+            logger.info("%s: no page with a knob: %s", name, error)
+            continue
+        if slug(name) in ("report", *(Path(other).stem for other in written.values())):
+            logger.info("%s: no page with a knob: another file is called so", name)
+            continue
+        (path,) = write_page(description, folder)
+        written[name] = path.name
+    return written
 
 
 def write_gain_reduction(

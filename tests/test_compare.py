@@ -74,3 +74,12 @@ def test_models_are_measured_at_the_rate_of_the_recordings(frame, caplog):
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert len(caplog.messages) == 1
     assert "program: not measured on a tone: " in caplog.text
+
+
+def test_a_page_for_every_model_with_curves_over_one_knob(tmp_path):
+    several = la.GreyBox(la.ControlNet(controls=(la.Control("drive"), la.Control("tone"))))
+    box = la.GreyBox(la.ControlNet(seed=1))
+    models = {"grey-box": box, "knob": Threshold(), "several": several, "Grey box": box, "report": box, "b/../c": box}
+    written = compare.write_pages(models, tmp_path)
+    assert written == {"grey-box": "grey-box.html", "b/../c": "b-c.html"}  # no file is written twice, nor the report
+    assert {path.name for path in tmp_path.iterdir()} == set(written.values())

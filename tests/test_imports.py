@@ -22,17 +22,18 @@ ALLOWED = {
     "units": set(),
     "files": set(),
     "controls": set(),
+    "html": set(),
     "simulated_unit": {"simulated_unit", "units"},
     "dsp": {"dsp", "units"},
     "data": {"data", "controls", "files", "units"},
     "fetching": {"fetching", "data", "files"},
     "model": {"model", "dsp", "controls", "files", "units"},
-    "evaluation": {"evaluation", "data", "controls", "files", "units"},
+    "evaluation": {"evaluation", "data", "controls", "files", "html", "units"},
     "interrupts": set(),
     "fitting": {"fitting", "model", "dsp", "data", "controls", "files", "interrupts", "units"},
     "console": {"fitting", "interrupts"},  # ends what runs well, in every process
-    "export": {"export", "model", "dsp", "controls", "files"},
-    "compare": {"evaluation", "fitting", "model", "data", "controls", "files", "units"},
+    "export": {"export", "model", "dsp", "controls", "files", "html"},
+    "compare": {"evaluation", "export", "fitting", "model", "data", "controls", "files", "units"},
     "run_folder": {"compare", "data", "controls", "files"},
 }
 """What a room may import of the package; the command line, ``__main__`` and ``__init__`` gather them all."""

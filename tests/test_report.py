@@ -614,6 +614,23 @@ def test_curves_of_what_can_be_read(write, models):
     assert "This model doesn’t say how sure it is." in page.words
 
 
+def test_a_model_is_linked_to_the_page_with_its_knob(write, models):
+    pages = {"grey-box": "pages/my box & <co>.html", "half": "half.html"}
+    page = write(scores_of({"grey-box": 0.01, "half": 0.2}), models=models, pages=pages)
+    links = [a["href"] for tag, a in page.elements if tag == "a" and not a["href"].startswith("#")]
+    assert links == ["pages/my%20box%20%26%20%3Cco%3E.html"]  # what has no curves has no place for a link
+    assert "Turn its knob and listen" in page.words
+    page = write(scores_of({"grey-box": 0.01, "half": 0.2}), models=models)
+    assert "Turn its knob" not in page.words
+
+
+@pytest.mark.parametrize("path", ["https://example.org/x.html", "//example.org/x", "/etc/x", "javascript:alert(1)", ""])
+def test_links_lead_nowhere_but_beside_the_report(tmp_path, models, path):
+    with pytest.raises(ValueError, match=r"^pages, grey-box: expected a path relative to the report, got "):
+        la.report(scores_of({"a": 0.1}), tmp_path / "x.html", models=models, pages={"grey-box": path})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("scores", "more", "message"),
     [

@@ -17,11 +17,11 @@ from ddsp_la2a.data.audio import AudioInfo, audio_info
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.judgements import LAG_TOLERANCE_SAMPLES
 from ddsp_la2a.data.states import GOOD, SEVERITIES, findings_of, states
-from ddsp_la2a.evaluation.page import rendered, template
 from ddsp_la2a.evaluation.report_tables import SOURCE_WORDS
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.evaluation.svg import Axis, Mark, Panel, swatch
 from ddsp_la2a.files import replacing
+from ddsp_la2a.html import rendered, template
 
 _FAR_SAMPLES = 2.0 * LAG_TOLERANCE_SAMPLES
 _SHAPES = ("circle", "square", "triangle", "diamond", "down", "star")
@@ -91,9 +91,10 @@ def check_page(
         "noted": sorted((pair for pair in pairs if pair.findings), key=lambda pair: order[pair.state]),
         "orphans": [each | {"path": names(each["path"])} for each in orphans],
     }
-    style = template("report.css") + template("check.css")
+    style = template("evaluation", "report.css") + template("evaluation", "check.css")
     with replacing(path) as temporary:
-        temporary.write_bytes(rendered("check.html.j2", style=style, filters={"samples": _samples}, values=values))
+        page = template("evaluation", "check.html.j2")
+        temporary.write_bytes(rendered(page, style=style, filters={"samples": _samples}, values=values))
 
 
 class _Names:

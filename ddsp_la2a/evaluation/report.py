@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,12 @@ from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import charts, report_audio
 from ddsp_la2a.evaluation.evaluate import Model
-from ddsp_la2a.evaluation.page import rendered, template
 from ddsp_la2a.evaluation.report_measured import checked_measured, table_of
 from ddsp_la2a.evaluation.report_models import GreyBoxPictures, pictures
 from ddsp_la2a.evaluation.report_tables import SOURCE_WORDS, Group, checked_scores, groups, reference_of
 from ddsp_la2a.evaluation.svg import Mark, in_the_dark, line_swatch, swatch
 from ddsp_la2a.files import replacing
+from ddsp_la2a.html import inert_json, rendered, template
 
 MOST_BYTES = 15_000_000
 """Of a report: what still goes into a mail or a repository."""
@@ -45,6 +45,7 @@ def report(
     histories: Mapping[str, pd.DataFrame] | None = None,
     measured: pd.DataFrame | None = None,
     about: Mapping[str, Any] | None = None,
+    pages: Mapping[str, str] | None = None,
 ) -> None:
     """Write a comparison of models as one HTML file that needs no network: tables, pictures and listening.
 
@@ -65,18 +66,21 @@ def report(
         measured: what :func:`~ddsp_la2a.evaluation.measure.measured_curves` gives, of models or, by another name, of a
             recording of the unit itself.
         about: what was run, such as versions, data hash, seeds, settings and commands; may hold mappings and lists.
+        pages: model → path, relative to the report, of a page on which its knob can be turned; models whose curves are
+            drawn are linked to theirs.
 
     Returns:
         nothing; the file is there.
 
     Raises:
-        ValueError: missing columns (named), no rows of that split, audio that can't be read or a model that gives
-            something else than audio.
+        ValueError: missing columns (named), no rows of that split, audio that can't be read, a model that gives
+            something else than audio, or an address where a relative path is expected.
     """
     controls = unique(controls)
     rows = checked_scores(scores, controls, split)
     models = dict(models or {})
     _refuse_names(models)
+    _refuse_addresses(pages or {})
     names = list(dict.fromkeys([*rows["model"], *models]))
     scored = set(rows["model"])
     explicit = [name for name, model in models.items() if hasattr(model, "curves") and name in scored]
@@ -87,7 +91,7 @@ def report(
     on_tones = None if measured is None else checked_measured(measured, controls)
     page = _Page(found, names, reference, controls, split)
     page.add_comparison(histories or {})
-    page.add_grey_boxes(models)
+    page.add_grey_boxes(models, pages or {})
     page.add_measured(on_tones)
     passages: list[report_audio.Passage] = []
     if models and frame is not None:
@@ -108,6 +112,13 @@ def _refuse_names(models: Mapping[Any, Any]) -> None:
             raise ValueError(f"models: expected names, got {name!r}")
         if not callable(getattr(model, "process", None)):
             raise ValueError(f"models, {name}: expected something with process, got {type(model).__name__}")
+
+
+def _refuse_addresses(pages: Mapping[str, str]) -> None:
+    for name, path in pages.items():
+        parts = urlsplit(path)
+        if not path or parts.scheme or parts.netloc or path.startswith(("/", "\\")):
+            raise ValueError(f"pages, {name}: expected a path relative to the report, got {path!r}")
 
 
 class _Page:
@@ -140,13 +151,14 @@ class _Page:
         sources = {group.source for group in self.groups}
         self.values["simulated"] = sources == {"simulated"}
 
-    def add_grey_boxes(self, models: Mapping[str, Model]) -> None:
-        """Curves of the models that have some, the reference first."""
+    def add_grey_boxes(self, models: Mapping[str, Model], pages: Mapping[str, str]) -> None:
+        """Curves of the models that have some, the reference first, and links to where they can be played with."""
         boxes: list[GreyBoxPictures] = []
         explicit = [name for name in self.names if hasattr(models.get(name), "curves")]
         for number, name in enumerate(explicit[:_MOST_GREY_BOXES]):
             boxes.append(pictures(name, models[name], f"box{number}", self.colours))
         self.values["boxes"], self.values["undrawn"] = boxes, explicit[_MOST_GREY_BOXES:]
+        self.values["pages"] = {name: quote(path) for name, path in pages.items()}
 
     def add_measured(self, measured: pd.DataFrame | None) -> None:
         """What was read from a tone."""
@@ -193,12 +205,12 @@ class _Page:
         filters: dict[str, Callable[..., str]] = {
             "points": _points, "duration": _duration, "whole": _whole, "plain": _plain, "percent": _percent,
         }  # fmt: skip
-        data = Markup(_inert_json(_player_data(listening)))
+        data = Markup(inert_json(_player_data(listening)))
         more = {"listening": listening, "outline": report_audio.outline_path, "about": about, "data": data}
         return rendered(
-            "report.html.j2",
-            style=template("report.css") + self._extra_colours(),
-            script=template("report.js"),
+            template("evaluation", "report.html.j2"),
+            style=template("evaluation", "report.css") + self._extra_colours(),
+            scripts={"report": template("evaluation", "report.js")},
             filters=filters,
             values=self.values | more,
         )
@@ -231,12 +243,6 @@ def _player_data(listening: Sequence[report_audio.Listening]) -> list[dict[str, 
         }
         for each in listening
     ]
-
-
-def _inert_json(data: Any) -> str:
-    """JSON that can't end the element it stands in; all that isn't ASCII is escaped anyway."""
-    text = json.dumps(data, allow_nan=False, sort_keys=True)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _percent(ratio: float, least: float = math.nan) -> str:

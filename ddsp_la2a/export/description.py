@@ -142,10 +142,16 @@ def describe(model: GreyBox, name: str) -> Description:
         if np.ptp(rows) == 0.0:
             constants[parameter] = rows[0][0]
     curves = {parameter: rows for parameter, rows in columns.items() if parameter not in constants}
-    info = {key: model.info[key] for key in _TOLD if isinstance(model.info.get(key), str)}
+    info = {key: told for key in _TOLD if (told := _text(model.info.get(key)))}
     feedback = isinstance(params, CompressorParams) and params.feedback
     kept = model.output_filter() if model.stages.output_filter else None
     return Description(name, model.stages.family, knob, switch, default, feedback, constants, curves, kept, info)
+
+
+def _text(told: Any) -> str:
+    """A text, or several with commas between; nothing of what is neither."""
+    several = [told] if isinstance(told, str) else told
+    return ", ".join(several) if isinstance(several, list) and all(isinstance(each, str) for each in several) else ""
 
 
 def _params_along(model: GreyBox, along: Tensor, position: int) -> Any:
