@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 import ddsp_la2a as la
-from ddsp_la2a.cli_options import checked, controls_option, source_argument, split_option
+from ddsp_la2a.cli_arguments import controls_option, source_argument, split_option
+from ddsp_la2a.cli_options import checked
 from ddsp_la2a.compare import ENTRY_POINT_GROUP, is_trained
 from ddsp_la2a.console import run_command
 from ddsp_la2a.controls import LA2A_CONTROLS

@@ -8,11 +8,10 @@ from pathlib import Path
 import click
 
 import ddsp_la2a as la
-from ddsp_la2a.cli_options import controls_option, source_argument
+from ddsp_la2a.cli_arguments import controls_option, source_argument
 from ddsp_la2a.console import audio_bar, say
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.data.index import write_frame
-from ddsp_la2a.evaluation.check_page import check_page
 from ddsp_la2a.files import replacing
 
 
@@ -47,6 +46,8 @@ def check(source: Path, out: Path | None, page: Path | None, controls: tuple[la.
         if table is not None:
             findings.to_csv(table, index=False)
         if html is not None:
+            from ddsp_la2a.evaluation.check_page import check_page
+
             check_page(findings, frame, html, controls=unit)
     serious = findings[findings["severity"] != "information"]
     for found in serious.itertuples(index=False):

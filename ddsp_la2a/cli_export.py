@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import ddsp_la2a as la
-from ddsp_la2a.cli_options import out_folder_option
+from ddsp_la2a.cli_arguments import out_folder_option
 from ddsp_la2a.compare import new_folder
 from ddsp_la2a.console import say
 from ddsp_la2a.export.description import Description, describe, write_json

@@ -13,17 +13,8 @@ import pandas as pd
 
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
-from ddsp_la2a.cli_options import (
-    announce_compiling,
-    checked,
-    controls_option,
-    family_option,
-    out_folder_option,
-    seed_option,
-    source_argument,
-    split_option,
-    stages_option,
-)
+from ddsp_la2a.cli_arguments import controls_option, out_folder_option, seed_option, source_argument, split_option
+from ddsp_la2a.cli_options import announce_compiling, checked, family_option, stages_option
 from ddsp_la2a.console import bar, say
 from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
 from ddsp_la2a.data.demo import DemoUnit

@@ -10,14 +10,8 @@ import numpy as np
 import pandas as pd
 
 import ddsp_la2a as la
-from ddsp_la2a.cli_options import (
-    announce_compiling,
-    la2a_positions,
-    limit_option,
-    peak_reduction_option,
-    positions_at,
-    positions_option,
-)
+from ddsp_la2a.cli_arguments import limit_option, peak_reduction_option, positions_option
+from ddsp_la2a.cli_options import announce_compiling, la2a_positions, positions_at
 from ddsp_la2a.compare import write_table
 from ddsp_la2a.console import say
 from ddsp_la2a.data.audio import read_audio, write_audio

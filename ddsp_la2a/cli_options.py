@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and what all of them do with recordings first."""
+"""Options of models that several commands share, and what all of them do with recordings first."""
 
 from __future__ import annotations
 
@@ -12,31 +12,10 @@ import pandas as pd
 import ddsp_la2a as la
 from ddsp_la2a import compare as workflow
 from ddsp_la2a.console import audio_bar, say
-from ddsp_la2a.controls import LA2A_CONTROLS, parse_controls
-from ddsp_la2a.data.splits import PROTOCOLS
+from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.dsp.compiling import needs_compiling
 from ddsp_la2a.dsp.kernels import compress_forward
 from ddsp_la2a.model.stages import FAMILIES, AnyStages, CellStages, Stages, parse_stages, stages_text
-
-source_argument = click.argument("source", metavar="ROOT|frame.csv", type=click.Path(path_type=Path))
-out_folder_option = click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="New folder for the results."
-)
-seed_option = click.option("--seed", default=0, type=click.IntRange(0), show_default=True)
-split_option = click.option(
-    "--split", default="shipped", type=click.Choice(PROTOCOLS), show_default=True, help="What is fitted, what scored."
-)
-
-
-def _parsed_controls(_: Any, __: Any, text: str | None) -> tuple[la.Control, ...] | None:
-    return None if text is None else parse_controls(text)
-
-
-controls_option = click.option(
-    "--controls",
-    callback=_parsed_controls,
-    help="What the unit lets its user set, such as threshold=-60:0,mode=switch:1:3; default: the LA-2A's.",
-)
 
 
 def _parsed_stages(context: Any, __: Any, text: str | None) -> AnyStages:
@@ -58,26 +37,6 @@ stages_option = click.option(
     help=f"What the model has beside what makes it one of its family, or none. Default: {stages_text(Stages())} of "
     f"output-filter, slow-release, shelf, feedback; {stages_text(CellStages())} of an optical cell.",
 )
-
-
-def _parsed_positions(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, float]:
-    found = {}
-    for text in texts:
-        name, _, position = text.partition("=")
-        try:
-            found[name.strip()] = float(position)
-        except ValueError:
-            raise ValueError(f"set: expected NAME=VALUE, got {text!r}") from None
-    return found
-
-
-positions_option = click.option(
-    "--set", "positions", multiple=True, callback=_parsed_positions, metavar="NAME=VALUE", help="A control's position."
-)
-peak_reduction_option = click.option(
-    "--peak-reduction", type=click.FloatRange(0, 100), help="Knob of an LA-2A, 0 to 100."
-)
-limit_option = click.option("--limit", is_flag=True, help="Limit instead of compress: switch of an LA-2A.")
 
 
 def positions_at(

@@ -14,13 +14,8 @@ import soundfile
 from tqdm import tqdm
 
 import ddsp_la2a as la
-from ddsp_la2a.cli_options import (
-    announce_compiling,
-    limit_option,
-    peak_reduction_option,
-    positions_at,
-    positions_option,
-)
+from ddsp_la2a.cli_arguments import limit_option, peak_reduction_option, positions_option
+from ddsp_la2a.cli_options import announce_compiling, positions_at
 from ddsp_la2a.console import say
 from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.files import replacing

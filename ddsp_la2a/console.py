@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from ddsp_la2a.fitting.distributed import joined
 from ddsp_la2a.interrupts import termination_interrupts
 
 
@@ -69,7 +70,7 @@ def run_command(command: click.Command, name: str) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
-        with termination_interrupts(), joined():
+        with termination_interrupts(), _joined():
             command(sys.argv[1:] or ["--help"], prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         _fail(name, error.format_message())
@@ -78,6 +79,15 @@ def run_command(command: click.Command, name: str) -> None:
         sys.exit(130)
     except (ValueError, OSError) as error:
         _fail(name, str(error))
+
+
+def _joined() -> AbstractContextManager[None]:
+    """Of several processes; a single one needn't wait for torch."""
+    if "WORLD_SIZE" not in os.environ:
+        return nullcontext()
+    from ddsp_la2a.fitting.distributed import joined
+
+    return joined()
 
 
 def _fail(name: str, message: str) -> None:

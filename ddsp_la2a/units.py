@@ -1,7 +1,8 @@
 """Conversions between decibels, amplitudes, integer full scale and time constants.
 
 The only module in which these constants live. All functions take Python numbers, numpy arrays or torch tensors and
-return the same kind, so that one formula serves the signal path, the fit and the tests.
+return the same kind, so that one formula serves the signal path, the fit and the tests. Tensors are known by their
+methods: who only looks through recordings needn't wait for torch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 
 LEVEL_FLOOR = 1e-8
 """Smallest amplitude that the level detector tells from silence (−160 dBFS)."""
@@ -29,11 +29,11 @@ RISE_TIME_TO_TIME_CONSTANT = math.log(9.0)
 
 
 def _exp(value: Any) -> Any:
-    return torch.exp(value) if isinstance(value, torch.Tensor) else np.exp(value)
+    return value.exp() if hasattr(value, "exp") else np.exp(value)
 
 
 def _log(value: Any) -> Any:
-    return torch.log(value) if isinstance(value, torch.Tensor) else np.log(value)
+    return value.log() if hasattr(value, "log") else np.log(value)
 
 
 def db_to_amplitude(db: Any) -> Any:
@@ -43,8 +43,8 @@ def db_to_amplitude(db: Any) -> Any:
 
 def amplitude_to_db(amplitude: Any) -> Any:
     """Level in dB of an amplitude, floored at :data:`LEVEL_FLOOR`: 20 log10(max(amplitude, 1e-8))."""
-    if isinstance(amplitude, torch.Tensor):
-        return DB_PER_NEPER * torch.log(amplitude.clamp_min(LEVEL_FLOOR))
+    if hasattr(amplitude, "clamp_min"):
+        return DB_PER_NEPER * amplitude.clamp_min(LEVEL_FLOOR).log()
     return DB_PER_NEPER * np.log(np.maximum(amplitude, LEVEL_FLOOR))
 
 
@@ -54,12 +54,12 @@ def rise_time_to_coefficient(time_ms: Any, sample_rate: float) -> Any:
     The pole is 1 − α. Computed with expm1, so that long times keep all their digits.
     """
     exponent = (-RISE_TIME_TO_TIME_CONSTANT * 1000.0 / sample_rate) / time_ms
-    return -torch.expm1(exponent) if isinstance(exponent, torch.Tensor) else -np.expm1(exponent)
+    return -exponent.expm1() if hasattr(exponent, "expm1") else -np.expm1(exponent)
 
 
 def coefficient_to_rise_time(coefficient: Any, sample_rate: float) -> Any:
     """10–90 % rise time in milliseconds of a one-pole coefficient α; inverse of :func:`rise_time_to_coefficient`."""
-    decay = torch.log1p(-coefficient) if isinstance(coefficient, torch.Tensor) else np.log1p(-coefficient)
+    decay = (-coefficient).log1p() if hasattr(coefficient, "log1p") else np.log1p(-coefficient)
     return -RISE_TIME_TO_TIME_CONSTANT * 1000.0 / (decay * sample_rate)
 
 

@@ -844,7 +844,7 @@ def test_compare_writes_one_table_of_all(run, recordings, few_steps):
     ran = run("compare", recordings, "--out", "out", "--models", "identity,lstm-32", "--budget", 1, "--seeds", 2)
     assert ran.status == 0, ran.err
     found = {name for name in files_of(Path("out")) if not name.startswith("trained")}
-    assert found == CURVE_FILES | RUN_FILES | SCORE_FILES | {"measured.csv", "report.html"}
+    assert found == CURVE_FILES | RUN_FILES | SCORE_FILES | {"measured.csv", "report.html", "grey-box.html"}
     assert sorted(path.name for path in Path("out/trained/lstm-32").iterdir()) == ["seed-0", "seed-1"]
     scored = pd.read_csv("out/scores.csv")
     assert set(scored["model"]) == {"grey-box", "lstm-32", *PROTOCOL_ROWS}

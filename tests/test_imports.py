@@ -176,3 +176,24 @@ def test_a_torchaudio_that_does_not_load_is_missed_only_where_it_is_needed(tmp_p
     last = ran.stderr.strip().splitlines()[-1]
     assert last.startswith("RuntimeError: torchaudio is needed to resample 48000 Hz to 44100 Hz and doesn't load here")
     assert "install a torchaudio that matches torch" in last
+
+
+def test_looking_through_recordings_needs_no_torch(tmp_path):
+    """Its import takes a second and half a gigabyte; ``check`` itself some MB."""
+    program = """
+import sys
+from ddsp_la2a import cli
+sys.argv = ["ddsp-la2a", "index", "nowhere"]
+try:
+    cli.main()
+except SystemExit as end:
+    assert end.code == 2
+import ddsp_la2a as la
+la.check, la.index, la.apply_findings
+import ddsp_la2a.cli_data, ddsp_la2a.cli_fetch
+assert "torch" not in sys.modules
+la.compressor
+assert "torch" in sys.modules
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
