@@ -26,7 +26,6 @@ from pathlib import Path
 import soundfile
 
 import ddsp_la2a as la
-from benchmarks.long_recordings import render
 from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.data.cache import FOLDER_VARIABLE
 
@@ -38,6 +37,8 @@ _FULL_PAIRS, _FULL_SECONDS = 84, 1200.0
 
 def build(folder: Path) -> None:
     """The tree with its faults."""
+    from benchmarks.long_recordings import render  # takes torch, which what is measured does without
+
     train = folder / "Train"
     train.mkdir(parents=True)
     render(train)
@@ -69,6 +70,7 @@ def plant(folder: Path) -> None:
 def measure(folder: Path, cores: int) -> None:
     """What one process takes on so many cores; printed as JSON."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    la.check, la.index  # noqa: B018 - imported when first asked for
     imported = _peak_mb()
     wall, busy = time.monotonic(), time.process_time()
     frame = la.index(folder)
