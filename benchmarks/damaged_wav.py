@@ -199,6 +199,7 @@ def _samples(original: Original, rng: np.random.Generator) -> bytes:
     return _flipped(original, rng, 1, int(at), int(at) + 1)
 
 
+SAMPLES = "a byte behind the header"
 DAMAGE: dict[str, Callable[[Original, np.random.Generator], bytes]] = {
     "a byte of the header": _one_byte,
     "2 to 8 bytes of the header": _several_bytes,
@@ -208,7 +209,7 @@ DAMAGE: dict[str, Callable[[Original, np.random.Generator], bytes]] = {
     "a chunk's name": _names,
     "chunks twice, gone, moved": _order,
     "more at the end": _lengthened,
-    "a byte behind the header": _samples,
+    SAMPLES: _samples,
 }
 
 OUTCOMES = ("refused", "right", "misread", "wrong error", "slow")

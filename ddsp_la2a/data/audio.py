@@ -19,6 +19,7 @@ from ddsp_la2a.files import replacing
 
 logger = logging.getLogger(__name__)
 
+_HIGHEST_HZ = 10_000_000
 _SETTLED_NS = 2_000_000_000
 _FORMATS = {"AIF": "AIFF", "WAVE": "WAV"}
 
@@ -82,6 +83,8 @@ def _opened(path: Path) -> Iterator[Any]:
     header = _header(path)
     try:
         with soundfile.SoundFile(str(path)) as file:
+            if file.samplerate > _HIGHEST_HZ:
+                raise ValueError(f"{path}: expected at most {_HIGHEST_HZ} Hz, got {file.samplerate} Hz; copy it again")
             found = WavHeader(file.samplerate, file.channels, file.frames, file.subtype)
             if header not in (None, found):
                 raise ValueError(f"{path}: expected {header} as its fields say, got {found}; copy it again")
