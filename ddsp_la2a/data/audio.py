@@ -19,7 +19,7 @@ from ddsp_la2a.files import replacing
 
 logger = logging.getLogger(__name__)
 
-_HIGHEST_HZ = 10_000_000
+_LOWEST_HZ, _HIGHEST_HZ = 1000, 10_000_000
 _SETTLED_NS = 2_000_000_000
 _FORMATS = {"AIF": "AIFF", "WAVE": "WAV"}
 
@@ -83,8 +83,9 @@ def _opened(path: Path) -> Iterator[Any]:
     header = _header(path)
     try:
         with soundfile.SoundFile(str(path)) as file:
-            if file.samplerate > _HIGHEST_HZ:
-                raise ValueError(f"{path}: expected at most {_HIGHEST_HZ} Hz, got {file.samplerate} Hz; copy it again")
+            if not _LOWEST_HZ <= file.samplerate <= _HIGHEST_HZ:
+                expected, got = f"{_LOWEST_HZ} to {_HIGHEST_HZ} Hz", file.samplerate
+                raise ValueError(f"{path}: expected {expected}, got {got} Hz; the header is damaged, copy it again")
             found = WavHeader(file.samplerate, file.channels, file.frames, file.subtype)
             if header not in (None, found):
                 raise ValueError(f"{path}: expected {header} as its fields say, got {found}; copy it again")
