@@ -1,4 +1,8 @@
-"""Audio files: what a file says it holds, stretches read by seeking, and files written in one move."""
+"""Audio files: what a file says it holds, stretches read by seeking, and files written in one move.
+
+A file whose header contradicts itself is refused, not read as something else; see :mod:`ddsp_la2a.data.wav_header` for
+what a file alone can't tell. The other file of a pair tells more: rates and lengths of the two must agree.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +67,10 @@ def _header(path: Path) -> WavHeader | None:
         header, faults = _remembered(str(path), *key) if settled else read_header(path)
     except OSError as error:
         raise ValueError(f"{path}: expected an audio file that can be read, got: {error.strerror}") from error
-    for _, severity, value, advice in faults:
+    for code, severity, value, advice in faults:
         if severity == "error":
-            raise ValueError(f"{path}: expected a sound header, got {value}; {advice}")
+            expected = "an audio file that can be read, got:" if code == "unreadable" else "a sound header, got"
+            raise ValueError(f"{path}: expected {expected} {value}; {advice}")
     return header
 
 
