@@ -20,6 +20,10 @@ _TAKEN = """
 """What columns and arguments beside the controls are called."""
 
 
+_MOST_POSITIONS = 10_000
+"""Of all switches together: curves run along a knob at each."""
+
+
 @dataclass(frozen=True)
 class Control:
     """A knob or a switch of a unit.
@@ -52,7 +56,7 @@ class Control:
             )
         if self.kind not in ("continuous", "switch"):
             raise ValueError(f"control {self.name}: expected kind continuous or switch, got {self.kind!r}")
-        if not -math.inf < self.low < self.high < math.inf:
+        if not (-math.inf < self.low < self.high < math.inf and self.high - self.low < math.inf):
             raise ValueError(f"control {self.name}: expected low below high, got {self.low!r} and {self.high!r}")
         if self.kind == "switch" and not (float(self.low).is_integer() and float(self.high).is_integer()):
             raise ValueError(f"control {self.name}: expected whole positions, got {self.low!r} to {self.high!r}")
@@ -107,7 +111,8 @@ def unique(controls: Iterable[Control]) -> tuple[Control, ...]:
     """The controls of one unit.
 
     Raises:
-        ValueError: there is none, something else than a :class:`Control`, or one name twice.
+        ValueError: there is none, something else than a :class:`Control`, one name twice, or switches of more positions
+            than anyone could look at.
     """
     found = tuple(controls)
     for control in found:
@@ -116,6 +121,12 @@ def unique(controls: Iterable[Control]) -> tuple[Control, ...]:
     names = [control.name for control in found]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"controls: expected at least one, each name once, got {', '.join(names) or 'none'}")
+    switches = (round(control.high) - round(control.low) + 1 for control in found if control.kind == "switch")
+    if (positions := math.prod(switches)) > _MOST_POSITIONS:
+        raise ValueError(
+            f"controls: expected at most {_MOST_POSITIONS} positions of all switches together, got {positions:g}; "
+            "take a knob for what has many"
+        )
     return found
 
 

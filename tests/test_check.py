@@ -134,7 +134,7 @@ ERRORS = {
     37: {"unreadable"},
     38: {"header_length"},
     39: {"header_length"},
-    40: {"header_fields", "sample_rate_differs"},
+    40: {"header_fields"},
     41: {"missing_partner"},
     42: {"missing_partner"},
     44: {"unrelated"},
@@ -146,8 +146,6 @@ ERRORS = {
 }
 WARNINGS = {
     35: {"length_differs"},
-    38: {"length_differs"},
-    39: {"length_differs"},
     43: {"duplicate_id"},
     46: {"silence"},
     47: {"clipping"},

@@ -158,13 +158,15 @@ def _described(pair: Pair) -> Pair:
     """A pair with all that its headers say, and what of it is to be measured."""
     row, infos = pair.row, []
     for path in (row.raw_audio_path, row.processed_audio_path):
+        faults = header_faults(path)
+        for finding, severity, value, advice in faults:
+            pair.add(finding, severity, value, advice, path)
+        if any(fault[1] == "error" for fault in faults):
+            continue
         try:
             infos.append(audio_info(str(path)))
         except ValueError as error:
             pair.add("unreadable", "error", str(error), "copy or record the file again", path)
-            continue
-        for finding, severity, value, advice in header_faults(path):
-            pair.add(finding, severity, value, advice, path)
     if len(infos) < 2:
         return pair
     pair.raw, pair.processed = raw, processed = infos

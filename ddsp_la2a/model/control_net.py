@@ -46,6 +46,12 @@ def network_inputs(controls: Sequence[Control], positions: Tensor) -> Tensor:
     return torch.stack(found, dim=-1)
 
 
+def count_inputs(controls: Sequence[Control]) -> int:
+    """How many inputs :func:`network_inputs` gives, without making any."""
+    places = [round(c.high) - round(c.low) + 1 if c.kind == "switch" else 1 for c in controls]
+    return sum(count if count > 2 else 1 for count in places)
+
+
 class ControlNet(nn.Module):
     """A multi-layer perceptron from the controls to the five card parameters, always within their ranges.
 
@@ -70,8 +76,7 @@ class ControlNet(nn.Module):
         self.controls = unique(controls)
         self.hidden = tuple(hidden)
         self.parameters_table = tuple(parameters)
-        inputs = self.inputs(torch.zeros(len(self.controls))).shape[-1]
-        widths = [inputs, *self.hidden, len(self.parameters_table)]
+        widths = [count_inputs(self.controls), *self.hidden, len(self.parameters_table)]
         generator = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleList()
         for fan_in, fan_out in itertools.pairwise(widths):

@@ -95,8 +95,8 @@ class GreyBox(nn.Module):
     @property
     def device_parameters(self) -> tuple[Parameter, ...]:
         """What doesn't depend on the controls: the make-up, and what the stages have and the card doesn't give."""
-        given = self.card.parameters_table
-        return tuple(p for p in self.stages.parameters if p is MAKEUP or p not in given)
+        given = {parameter.name for parameter in self.card.parameters_table}
+        return tuple(p for p in self.stages.parameters if p is MAKEUP or p.name not in given)
 
     @property
     def has_one_output_filter(self) -> bool:

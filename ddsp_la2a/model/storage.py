@@ -14,22 +14,33 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
-from ddsp_la2a.dsp.checks import check_sample_rate
-from ddsp_la2a.dsp.compressor import CompressorParams
-from ddsp_la2a.dsp.optical_cell import OpticalCellParams
+from ddsp_la2a.controls import LA2A_CONTROLS, Control
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
+from ddsp_la2a.model.description import (
+    check_info,
+    check_keys,
+    check_settings,
+    check_tensors,
+    described_controls,
+    described_parameters,
+    described_stages,
+)
 from ddsp_la2a.model.grey_box import GreyBox
-from ddsp_la2a.model.parameters import CELL_CARD, TAPS, Parameter, control_columns
-from ddsp_la2a.model.stages import FAMILIES, PLAIN, CellStages, Stages
+from ddsp_la2a.model.parameters import CELL_CARD, Parameter, control_columns
+from ddsp_la2a.model.stages import PLAIN, CellStages
 from ddsp_la2a.model.taper import Taper
-from ddsp_la2a.model.tensor_file import read_tensors, write_tensors
+from ddsp_la2a.model.tensor_file import in_a_line, read_tensors, write_tensors
 
 FORMAT_VERSION = 3
 """2 added the covariance; 3 the controls (before, what is now the card had their name) and the stages. All are read."""
 
 _READ = (1, 2, FORMAT_VERSION)
 _COVARIANCE = "covariance"
+_LARGEST = {"largest_bytes": 16_000_000, "largest_header": 1_000_000}
+"""Of a file: a network of 1,400 weights with its covariance, or a table of ten thousand settings."""
+
+_OLD_PARTS = {"format_version", "family", "controls", "info"}
+_PARTS = {*_OLD_PARTS, "card", "stages", "sample_rate"}
 
 
 def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
@@ -46,7 +57,7 @@ def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
         "sample_rate": model.sample_rate,
         "info": model.info,
     }
-    write_tensors(path, description, tensors)
+    write_tensors(path, description, tensors, **_LARGEST)
 
 
 def load(path: str | os.PathLike[str]) -> GreyBox:
@@ -71,30 +82,37 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a model file (or the word 'published'), got no file")
-    description, tensors = read_tensors(path, "model file", _READ)
+    description, tensors = read_tensors(path, "model file", _READ, **_LARGEST)
     if any(tensor.dtype != torch.float64 for tensor in tensors.values()):
         raise ValueError(f"{path}: expected weights in float64, got another type: the file was changed")
     try:
-        if description["family"] not in FAMILIES:
-            raise ValueError(f"family {description['family']!r} is not known")
+        check_keys("descriptions", description, _OLD_PARTS if description["format_version"] < 3 else _PARTS)
         if description["format_version"] < 3:
             description, tensors = _as_version_3(description, tensors)
-        controls = unique(Control(**row) for row in description["controls"])
-        card = _card(description["card"], controls, description["family"])
-        stages = FAMILIES[description["family"]](**description["stages"])
-        if not all(type(on) is bool for on in asdict(stages).values()):
-            raise ValueError("a stage is neither on nor off")
-        check_sample_rate(description["sample_rate"])
-        model = GreyBox(card, description["info"], stages, float(description["sample_rate"]))
-        covariance = tensors.pop(_COVARIANCE, None)
-        model.load_state_dict(tensors)
-        if covariance is not None and covariance.shape != _covariance_shape(model):
-            raise ValueError(f"the covariance has shape {tuple(covariance.shape)}")
-        model.covariance = covariance
-    except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
-        why = " ".join(str(error).split())  # torch's own run over several lines
-        raise ValueError(f"{path}: expected the weights that its description names, got others ({why})") from error
+        model = _model(description, tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError, OverflowError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{path}: expected the weights that its description names, got others ({in_a_line(error)})"
+        ) from error
     return model.eval()
+
+
+def _model(description: dict[str, Any], tensors: dict[str, Tensor]) -> GreyBox:
+    """The model that is described; a ValueError, without the file's name, where none can be."""
+    config = description["card"]
+    stages = described_stages(description)
+    parameters = described_parameters(config, stages)
+    controls = described_controls(description["controls"])
+    check_info(description["info"], controls)
+    check_tensors(tensors, config, controls, parameters, stages)
+    if config["type"] == "table":
+        check_settings(config, tensors["card.settings"])
+    card = _card(config, controls, parameters, stages.family)
+    model = GreyBox(card, description["info"], stages, float(description["sample_rate"]))
+    covariance = tensors.pop(_COVARIANCE, None)
+    model.load_state_dict(tensors)
+    model.covariance = covariance
+    return model
 
 
 def _as_version_3(description: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -109,38 +127,20 @@ def _as_version_3(description: dict[str, Any], tensors: dict[str, Tensor]) -> tu
     return described, renamed
 
 
-def _covariance_shape(model: GreyBox) -> tuple[int, ...]:
-    if isinstance(model.card, ParameterTable):
-        rows, parameters = model.card.rows.shape
-        return rows, parameters, parameters
-    values = sum(p.numel() for p in model.parameters())
-    return values, values
-
-
-def _card(config: dict[str, Any], controls: tuple[Control, ...], family: str) -> ControlNet | ParameterTable | Taper:
-    parameters = tuple(Parameter(**row) for row in config["parameters"])
-    if any(not p.low < p.high or (p.scale == "log" and p.low <= 0) for p in parameters):
-        raise ValueError("a parameter's range is empty")
-    if len({p.name for p in parameters}) < len(parameters) or any(p.scale not in ("linear", "log") for p in parameters):
-        raise ValueError("a parameter is there twice or on a scale that is not known")
-    params = {Stages.family: CompressorParams, CellStages.family: OpticalCellParams}[family]
-    for end in ("low", "high"):  # what lies between two values that the family takes it takes as well
-        params(**{p.name: getattr(p, end) for p in parameters if p not in TAPS})
+def _card(
+    config: dict[str, Any], controls: tuple[Control, ...], parameters: tuple[Parameter, ...], family: str
+) -> ControlNet | ParameterTable | Taper:
     if config["type"] == "taper":
         if parameters != CELL_CARD or family != CellStages.family:
             raise ValueError("a taper that gives other parameters than the optical cell's")
-        if type(config["rises"]) is not bool:
-            raise ValueError("a taper that neither rises nor falls")
         return Taper(controls, config["rises"])
     if config["type"] == "control-net":
         return ControlNet(tuple(config["hidden"]), parameters, controls=controls)
-    if config["type"] == "table":
-        settings = pd.DataFrame(config["settings"], columns=control_columns(controls))
-        starts = settings.assign(**{p.name: p.start for p in parameters})
-        table = ParameterTable(starts, controls, nearest=bool(config["nearest"]))
-        table.parameters_table = parameters
-        return table
-    raise ValueError(f"card type {config['type']!r} is not known")
+    settings = pd.DataFrame(config["settings"], columns=control_columns(controls))
+    starts = settings.assign(**{p.name: p.start for p in parameters})
+    table = ParameterTable(starts, controls, nearest=config["nearest"])
+    table.parameters_table = parameters
+    return table
 
 
 def _published() -> GreyBox:

@@ -21,6 +21,12 @@ _PER_DB = 4.0 / (SIDECHAIN_GAIN.high - SIDECHAIN_GAIN.low)  # in the middle of i
 _STRAIGHT = 1e-4
 
 
+def count_weights(controls: Sequence[Control]) -> int:
+    """How many numbers a :class:`Taper` learns for these controls, without making one."""
+    switched = sum(round(control.high) - round(control.low) for control in controls if control.kind == "switch")
+    return 2 + _INTERVALS + 2 * switched
+
+
 class Taper(nn.Module):
     """Side-chain gain that rises with the knob, or falls, and the tap that a switch closes.
 
@@ -62,7 +68,7 @@ class Taper(nn.Module):
             for position in range(round(control.low) + 1, round(control.high) + 1)
         ]
         self.parameters_table: tuple[Parameter, ...] = CELL_CARD
-        self.weight = nn.Parameter(torch.zeros(2 + _INTERVALS + 2 * len(self._switched), dtype=torch.float64))
+        self.weight = nn.Parameter(torch.zeros(count_weights(self.controls), dtype=torch.float64))
 
     def unconstrained(self, positions: Tensor, weights: Tensor | None = None) -> Tensor:
         """What the ranges are put on, ``(batch, 2)`` float64.
