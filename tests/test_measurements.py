@@ -354,7 +354,7 @@ def test_a_cache_that_cannot_be_written_is_no_matter(tree, reads, cache_folder, 
 
 def test_measurements_of_silence_and_of_what_is_not_finite_are_kept(tmp_path, reads):
     recordings = []
-    for name, audio in (("silence", np.zeros(2 * RATE)), ("huge", np.full(2 * RATE, 1e30))):
+    for name, audio in (("silence", np.zeros(2 * RATE)), ("huge", np.repeat([1e30, 0.0], RATE))):
         soundfile.write(tmp_path / f"{name}.wav", audio, RATE, "FLOAT")
         recordings.append(Recording(*[str(tmp_path / f"{name}.wav")] * 2, 0, 2 * RATE, RATE))
     age(tmp_path)

@@ -29,7 +29,6 @@ FORMAT_VERSION = 1
 _LOG = logging.getLogger(__name__)
 _FAMILY = "least-squares"
 _WRITE_EVERY_S = 30.0
-_PARTS = ("values", "gradients", "hessians", "covariances")
 
 
 class Answer(NamedTuple):
@@ -110,14 +109,16 @@ class Journal:
         """
         if self._path is None or not self._changed:
             return
-        tensors: dict[str, Tensor] = {}
-        rows = []
+        tensors, rows = {}, []
         for number, (question, seconds, answers) in enumerate(self._passes):
-            parts = [np.stack(part) for part in zip(*((*q, c) for q, c in answers), strict=True)]
-            astray = np.flatnonzero(~np.isfinite(parts[0]))
-            parts[0] = np.where(np.isfinite(parts[0]), parts[0], 0.0)
-            rows.append({"question": question, "seconds": seconds, "astray": astray.tolist()})
-            tensors |= {f"{number}/{name}": torch.from_numpy(part) for name, part in zip(_PARTS, parts, strict=True)}
+            # One tensor a pass: value, gradient, Gauss–Newton matrix and covariance of every answer in a row.
+            packed = np.stack([np.concatenate([np.ravel(part) for part in (*q, c)]) for q, c in answers])
+            astray = np.flatnonzero(~np.isfinite(packed[:, 0]))
+            packed[astray, 0] = 0.0
+            rows.append(
+                {"question": question, "seconds": seconds, "astray": astray.tolist(), "size": len(answers[0][1])}
+            )
+            tensors[str(number)] = torch.from_numpy(packed)
         described = {
             "format_version": FORMAT_VERSION,
             "family": _FAMILY,
@@ -146,7 +147,7 @@ def _read(path: Path, fingerprint: str) -> list[_Pass]:
         if described["family"] != _FAMILY:
             raise ValueError(f"family {described['family']!r}")
         whose = str(described["fingerprint"])
-        passes = [_pass(row, tensors, number) for number, row in enumerate(described["passes"])]
+        passes = [_pass(row, tensors[str(number)]) for number, row in enumerate(described["passes"])]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"{path}: expected a checkpoint of a least-squares fit, got something else ({error})"
@@ -155,10 +156,11 @@ def _read(path: Path, fingerprint: str) -> list[_Pass]:
     return passes
 
 
-def _pass(row: dict[str, Any], tensors: dict[str, Tensor], number: int) -> _Pass:
-    values, gradients, hessians, covariances = (tensors[f"{number}/{name}"].numpy() for name in _PARTS)
-    values = values.copy()
-    values[row["astray"]] = np.inf
-    quadratics = zip(values.tolist(), gradients, hessians, strict=True)
-    answers = [Answer(Quadratic(*q), c) for q, c in zip(quadratics, covariances, strict=True)]
+def _pass(row: dict[str, Any], packed: Tensor) -> _Pass:
+    size, table = int(row["size"]), packed.numpy().copy()
+    table[row["astray"], 0] = np.inf
+    answers = []
+    for value, gradient, *matrices in (np.split(line, np.cumsum([1, size, size**2])) for line in table):
+        hessian, covariance = (matrix.reshape(size, size) for matrix in matrices)
+        answers.append(Answer(Quadratic(float(value[0]), gradient, hessian), covariance))
     return _Pass(str(row["question"]), float(row["seconds"]), answers)

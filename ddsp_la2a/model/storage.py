@@ -36,7 +36,7 @@ FORMAT_VERSION = 3
 
 _READ = (1, 2, FORMAT_VERSION)
 _COVARIANCE = "covariance"
-_LARGEST = {"largest_bytes": 16_000_000, "largest_header": 1_000_000}
+_LARGEST_BYTES, _LARGEST_HEADER = 16_000_000, 1_000_000
 """Of a file: a network of 1,400 weights with its covariance, or a table of ten thousand settings."""
 
 _OLD_PARTS = {"format_version", "family", "controls", "info"}
@@ -57,7 +57,7 @@ def save(model: GreyBox, path: str | os.PathLike[str]) -> None:
         "sample_rate": model.sample_rate,
         "info": model.info,
     }
-    write_tensors(path, description, tensors, **_LARGEST)
+    write_tensors(path, description, tensors, largest_bytes=_LARGEST_BYTES, largest_header=_LARGEST_HEADER)
 
 
 def load(path: str | os.PathLike[str]) -> GreyBox:
@@ -82,7 +82,9 @@ def load(path: str | os.PathLike[str]) -> GreyBox:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a model file (or the word 'published'), got no file")
-    description, tensors = read_tensors(path, "model file", _READ, **_LARGEST)
+    description, tensors = read_tensors(
+        path, "model file", _READ, largest_bytes=_LARGEST_BYTES, largest_header=_LARGEST_HEADER
+    )
     if any(tensor.dtype != torch.float64 for tensor in tensors.values()):
         raise ValueError(f"{path}: expected weights in float64, got another type: the file was changed")
     try:
