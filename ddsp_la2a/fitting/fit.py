@@ -62,13 +62,13 @@ class FitResult:
         """Write ``model.safetensors``, ``curves.csv``, ``history.csv`` and ``config.json`` into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        texts = {
-            "curves.csv": self.curves().to_csv(index=False, lineterminator="\n"),
-            "history.csv": self.history.to_csv(index=False, lineterminator="\n"),
-            "config.json": json.dumps(self.config, indent=2, ensure_ascii=False) + "\n",
-        }
         with postponed():
-            self.model.save(folder / "model.safetensors")
+            self.model.save(folder / "model.safetensors")  # before the curves, which take their time
+            texts = {
+                "curves.csv": self.curves().to_csv(index=False, lineterminator="\n"),
+                "history.csv": self.history.to_csv(index=False, lineterminator="\n"),
+                "config.json": json.dumps(self.config, indent=2, ensure_ascii=False) + "\n",
+            }
             for name, text in texts.items():
                 with replacing(folder / name) as temporary:
                     temporary.write_text(text, encoding="utf-8", newline="\n")
