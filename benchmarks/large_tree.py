@@ -3,7 +3,8 @@
 Renders a tree of 26 pairs of 20 minutes (44.1 kHz, 16 bit, 5.5 GB; see :mod:`benchmarks.long_recordings`) into a
 temporary folder and plants three faults: a target cut short, one that is 8583 samples late, and a pair whose files are
 exchanged. Then ``index`` and ``check`` run in processes of their own: on one core and on all of them with files that
-neither the library nor the system has in a cache, and once more with the library's cache.
+neither the library nor the system has in a cache, and once more with the library's cache. At last a joint
+Gauss–Newton fit of all pairs that are left, with its checkpoint, in a process of its own.
 
     python -m benchmarks.large_tree [FOLDER]
 
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -85,6 +87,17 @@ def measure(folder: Path, cores: int) -> None:
     print(json.dumps(found | {"pairs": len(frame), "gb": size / 1e9}))
 
 
+def fit(folder: Path, checkpoint: Path) -> None:
+    """What a joint fit takes; printed as JSON."""
+    frame = la.index(folder)
+    frame = la.apply_findings(frame, la.check(frame)).assign(split="train")
+    la.fit  # noqa: B018 - imported when first asked for
+    imported, seconds = _peak_mb(), time.monotonic()
+    result = la.fit(frame, checkpoint=checkpoint)
+    found = {"wall": time.monotonic() - seconds, "imported": imported, "peak": _peak_mb(), "pairs": len(frame)}
+    print(json.dumps(found | {"passes": len(result.history), "converged": result.converged}))
+
+
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
@@ -96,10 +109,19 @@ def in_a_process(folder: Path, cache: Path, cores: int, *, cold: bool) -> dict[s
         for path in folder.rglob("*.wav"):
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    command = [sys.executable, "-m", "benchmarks.large_tree", "--measure", str(folder), str(cores)]
-    environment = {**os.environ, FOLDER_VARIABLE: str(cache), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(ran.stdout)
+    return _said(["--measure", str(folder), str(cores)], cache, OMP_NUM_THREADS="1")
+
+
+def _said(arguments: list[str], cache: Path, **environment: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.large_tree", *arguments]
+    ran = subprocess.run(
+        command,
+        env={**os.environ, FOLDER_VARIABLE: str(cache), **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(ran.stdout)
     return found
 
 
@@ -128,12 +150,21 @@ def main(folder: Path) -> None:
                 f"| {ran['peak']:.0f} | {ran['peak'] - ran['imported']:.0f} | {full:.2f} |",
                 flush=True,
             )
-    print(f"\n{ran['pairs']} pairs, {ran['seconds'] / 3600:.2f} h of targets, {ran['gb']:.2f} GB read for them")
+        print(f"\n{ran['pairs']} pairs, {ran['seconds'] / 3600:.2f} h of targets, {ran['gb']:.2f} GB read for them\n")
+        fitted = _said(["--fit", str(folder), str(Path(caches) / "checkpoint.safetensors")], Path(caches) / "all")
+    full = _FULL_PAIRS / fitted["pairs"] * fitted["wall"]
+    print(
+        f"joint fit of {fitted['pairs']} pairs: {fitted['wall']:.0f} s, {fitted['passes']} passes, "
+        f"{'' if fitted['converged'] else 'not '}converged, peak {fitted['peak']:.0f} MB, "
+        f"{fitted['peak'] - fitted['imported']:.0f} MB above import; {_FULL_PAIRS} pairs would take {full / 60:.0f} min"
+    )
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         measure(Path(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1:2] == ["--fit"]:
+        fit(Path(sys.argv[2]), Path(sys.argv[3]))
     elif len(sys.argv) > 1:
         main(Path(sys.argv[1]))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -206,10 +207,10 @@ def fit_gauss_newton(
     Raises:
         KeyboardInterrupt: before the first pass was through.
     """
+    fit_all = _fit_table if per_setting else partial(_fit_shared, cards=_cards(controls, stages, seed))
     recordings = Recordings(frame, exact=settings.exact, controls=controls)
     passes = Passes(settings.error_filter, progress, journal, ask)
     coordinates = Coordinates(stages, recordings.sample_rate)
-    fit_all = _fit_table if per_setting else _fit_shared
     try:
         # With several threads the last bit of a matrix product hangs on their number; there is nothing to be gained.
         with threadpool_limits(1, user_api="blas"):
@@ -252,25 +253,38 @@ def _fit_table(
     return model, (all(minimum.converged for minimum in minima), any(minimum.interrupted for minimum in minima))
 
 
-def _fit_shared(
-    passes: Passes, recordings: Recordings, coordinates: Coordinates, settings: GaussNewtonSettings, seed: int
-) -> tuple[GreyBox, tuple[bool, bool]]:
-    """One card and one device for all settings; whether it converged, and whether it was interrupted."""
-    controls, stages = recordings.controls, coordinates.stages
-    shared: ControlNet | Taper
+def _cards(controls: Sequence[Control], stages: AnyStages, seed: int) -> list[ControlNet] | list[Taper]:
+    """What may give all settings their card."""
     if isinstance(stages, CellStages):
         # Only of the LA-2A's own knob it is known which way it turns.
-        tapers = [Taper(controls, rises) for rises in ((True,) if LA2A_CONTROLS[1] in controls else (True, False))]
-        how = {"prior_s": settings.weight_prior_s, "max_steps": settings.max_steps}
-        shared, problem, joint = fit_taper(passes, recordings, coordinates, tapers, **how)  # type: ignore[arg-type]
+        return [Taper(controls, rises) for rises in ((True,) if LA2A_CONTROLS[1] in controls else (True, False))]
+    return [ControlNet(seed=seed + number, controls=controls) for number in range(_NETWORKS)]
+
+
+def _fit_shared(
+    passes: Passes,
+    recordings: Recordings,
+    coordinates: Coordinates,
+    settings: GaussNewtonSettings,
+    seed: int,
+    *,
+    cards: list[ControlNet] | list[Taper],
+) -> tuple[GreyBox, tuple[bool, bool]]:
+    """One card and one device for all settings; whether it converged, and whether it was interrupted."""
+    shared: ControlNet | Taper
+    if isinstance(coordinates.stages, CellStages):
+        tapers = [card for card in cards if isinstance(card, Taper)]
+        shared, problem, joint = fit_taper(
+            passes, recordings, coordinates, tapers, prior_s=settings.weight_prior_s, max_steps=settings.max_steps
+        )
     else:
-        groups = list(rows_by_setting(recordings.frame, controls).values())
-        networks = [ControlNet(seed=seed + number, controls=controls) for number in range(_NETWORKS)]
+        groups = list(rows_by_setting(recordings.frame, recordings.controls).values())
+        networks = [card for card in cards if isinstance(card, ControlNet)]
         shared, problem, joint = _fit_network(passes, recordings, groups, networks, coordinates, settings, seed)
     weights = sum(p.numel() for p in shared.parameters())
     point = torch.from_numpy(joint.minimum.point)
     nn.utils.vector_to_parameters(point[:weights], shared.parameters())
-    model = GreyBox(shared, stages=stages, sample_rate=recordings.sample_rate)
+    model = GreyBox(shared, stages=coordinates.stages, sample_rate=recordings.sample_rate)
     device = torch.from_numpy(problem.device(joint.minimum.point).copy())
     device[0] = MAKEUP.to_unconstrained(device[0])
     with torch.no_grad():
