@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -96,26 +96,33 @@ def fit(context: click.Context, source: Path | None, out: Path | None, resume: P
     run, unit = RunFolder(out), controls or LA2A_CONTROLS
     settings = _settings(said)
 
-    def prepared() -> pd.DataFrame:
-        frame = split_by(checked(source, unit), said["split"], unit)
-        run.write(frame, said)
-        return frame
+    with ExitStack() as folder:
 
-    with nullcontext() if rank() else run.begun():
+        def prepared() -> pd.DataFrame:
+            folder.enter_context(run.begun())
+            frame = split_by(checked(source, unit), said["split"], unit)
+            run.write(frame, said)
+            return frame
+
         _run(run, of_first(prepared), said, unit, stages, settings)
 
 
 def _resumed(run: RunFolder) -> None:
-    said = run.read()
-    if run.finished:
+    def kept() -> tuple[dict[str, Any], tuple[la.Control, ...], AnyStages, dict[str, Any], pd.DataFrame]:
+        said = run.read()
+        try:
+            unit = LA2A_CONTROLS if said["controls"] is None else parse_controls(said["controls"])
+            stages, settings = parse_stages(said["stages"], said["family"]), _settings(said)
+            said = {name: said[name] for name in ("method", "per_setting", "family", "seed", "split", "finished")}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{run.path}: expected the options of a fit, got others ({error!r}); fit anew") from error
+        return said, unit, stages, settings, run.frame(unit)
+
+    said, unit, stages, settings, frame = of_first(kept)
+    if not said["finished"]:
+        _run(run, frame, said, unit, stages, settings)
+    elif rank() == 0:
         say(f"{run.model}: finished; nothing to go on with")
-        return
-    try:
-        unit = LA2A_CONTROLS if said["controls"] is None else parse_controls(said["controls"])
-        stages, settings = parse_stages(said["stages"], said["family"]), _settings(said)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{run.path}: expected the options of a fit, got others ({error!r}); fit anew") from error
-    _run(run, run.frame(unit), said, unit, stages, settings)
 
 
 def _settings(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +144,8 @@ def _run(
 ) -> None:
     """Fit, from where the run was; of several processes the first one writes."""
     how = {name: said[name] for name in ("method", "per_setting", "family", "seed")} | dict(settings)
-    announce_compiling()
+    if rank() == 0:
+        announce_compiling()
     result = la.fit(frame, controls=unit, stages=stages, checkpoint=run.checkpoint, progress=rank() == 0, **how)
     if rank():
         return
@@ -145,8 +153,6 @@ def _run(
     say(f"{run.model}: {'converged' if result.converged else 'not converged'}")
     if result.interrupted:
         say(f"interrupted; to go on: ddsp-la2a fit --resume {run.path}")
-    else:
-        run.finish()
     workflow.write_pictures(result.model, run.path)
     if result.interrupted:
         sys.exit(130)
@@ -154,6 +160,7 @@ def _run(
         seed, names = said["seed"], workflow.suitable(PROTOCOL_ROWS, unit)
         models = _with_baselines(result, frame, names, budget_s=0.0, seeds=(seed,))
         _scored(models, frame, run.path, unit, said["split"])
+    run.finish()
 
 
 def _fitted(frame: pd.DataFrame, out: Path, **how: Any) -> la.FitResult:

@@ -74,10 +74,12 @@ def run_command(command: click.Command, name: str) -> None:
             command(sys.argv[1:] or ["--help"], prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         _fail(name, error.format_message())
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         say("interrupted")
         sys.exit(130)
     except (ValueError, OSError) as error:
+        if getattr(error, "told", False):  # of several processes the first one has said it
+            sys.exit(2)
         _fail(name, str(error))
 
 

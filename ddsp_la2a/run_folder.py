@@ -14,6 +14,7 @@ from ddsp_la2a.compare import new_folder
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, parse_controls
 from ddsp_la2a.data.index import read_frame, write_frame
 from ddsp_la2a.files import replacing
+from ddsp_la2a.fitting.checkpoint import kept_files
 
 FORMAT_VERSION = 1
 
@@ -50,7 +51,7 @@ class RunFolder:
         with new_folder(self.path):
             try:
                 yield
-            except ValueError:
+            except (ValueError, OSError):
                 if not self.checkpoint.exists() and not self.model.exists():
                     for name in (_SAID, _FRAME):
                         (self.path / name).unlink(missing_ok=True)
@@ -65,12 +66,15 @@ class RunFolder:
         """
         controls = LA2A_CONTROLS if said["controls"] is None else parse_controls(said["controls"])
         write_frame(frame, self.path / _FRAME, controls)
+        self._say({**said, "finished": False})
+
+    def _say(self, said: Mapping[str, Any]) -> None:
         with replacing(self.path / _SAID) as temporary:
             text = json.dumps({"format_version": FORMAT_VERSION, **said}, indent=2, ensure_ascii=False) + "\n"
             temporary.write_text(text, encoding="utf-8", newline="\n")
 
     def read(self) -> dict[str, Any]:
-        """Options of the fit.
+        """Options of the fit, and whether it is ``finished``.
 
         Raises:
             ValueError: there is no fit in the folder, or one of another version.
@@ -91,12 +95,8 @@ class RunFolder:
         """Its recordings."""
         return read_frame(self.path / _FRAME, controls)
 
-    @property
-    def finished(self) -> bool:
-        """Whether there is nothing to go on with."""
-        return self.model.exists() and not self.checkpoint.exists()
-
     def finish(self) -> None:
-        """There is a model, and nothing to go on with."""
-        for path in self.path.glob(f"{self.checkpoint.stem}*"):
+        """All is there, and nothing to go on with."""
+        self._say({**self.read(), "finished": True})
+        for path in kept_files(self.checkpoint):
             path.unlink()

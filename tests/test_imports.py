@@ -34,7 +34,7 @@ ALLOWED = {
     "console": {"fitting", "interrupts"},  # ends what runs well, in every process
     "export": {"export", "model", "dsp", "controls", "files", "html"},
     "compare": {"evaluation", "export", "fitting", "model", "data", "controls", "files", "units"},
-    "run_folder": {"compare", "data", "controls", "files"},
+    "run_folder": {"compare", "fitting", "data", "controls", "files"},
 }
 """What a room may import of the package; the command line, ``__main__`` and ``__init__`` gather them all."""
 

@@ -38,13 +38,13 @@ def compiled(function: Callable[..., Any] | None = None, *, fastmath: frozenset[
     files = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
     if files is not None and hasattr(files, "_source_stamp"):
         # numba only looks whether the file of the loop itself is still the same; others are compiled into it.
-        files._source_stamp = _stamp()
+        files._source_stamp = source_stamp()
     return kernel
 
 
 @cache
-def _stamp() -> str:
-    """Of all that machine code of this package is made of."""
+def source_stamp() -> str:
+    """Hash of all that machine code of this package is made of."""
     rooms = [*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "units.py"]
     return hashlib.sha256(b"".join(room.read_bytes() for room in rooms)).hexdigest()
 

@@ -181,7 +181,7 @@ def read_kept(path: Path, what: str, versions: tuple[int, ...]) -> tuple[dict[st
     Raises:
         ValueError: none of those that are there can be read.
     """
-    present = _present(path)
+    present = kept_files(path)
     problems = []
     for each in present:
         try:
@@ -198,7 +198,8 @@ def read_kept(path: Path, what: str, versions: tuple[int, ...]) -> tuple[dict[st
     return None
 
 
-def _present(path: Path) -> list[Path]:
+def kept_files(path: Path) -> list[Path]:
+    """Those that :func:`write_kept` has left, the newest first."""
     return [each for each in (path, _previous(path)) if each.exists()]
 
 
@@ -252,7 +253,7 @@ def refuse_others(path: Path, fingerprint: str, found: str, differences: str = "
     if found != fingerprint:
         raise ValueError(
             f"{path}: expected a checkpoint of these recordings and settings ({fingerprint[:12]}…), got one of others "
-            f"({found[:12]}…{differences}); name another folder, or delete {_names(_present(path))} to begin anew"
+            f"({found[:12]}…{differences}); name another folder, or delete {_names(kept_files(path))} to begin anew"
         )
 
 

@@ -18,6 +18,13 @@ from torch import nn
 from ddsp_la2a.interrupts import postponed
 
 _T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
+
+
+class ToldError(ValueError):
+    """What the first process has met, in the others: it is said once."""
+
+    told = True
 
 
 def world() -> int:
@@ -76,9 +83,9 @@ def together(collective: Callable[..., Any], *arguments: Any, **more: Any) -> No
     try:
         collective(*arguments, **more)
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        _LOG.debug("%s", error)
         raise ConnectionError(
-            f"processes: expected all of them to take part to the end, but one has ended or isn't reached ({reason}); "
+            "processes: expected all of them to take part to the end, but one has ended or isn't reached; "
             "see what it said, and start all of them again: it goes on from its checkpoint"
         ) from error
 
@@ -110,7 +117,7 @@ def of_first(function: Callable[[], _T]) -> _T:
     """What a function gives in the first process, in all of them; its ValueError or OSError as well.
 
     Raises:
-        ValueError: the first process met one, or an OSError.
+        ValueError: the first process met one, or an OSError; in the others a :class:`ToldError`.
     """
     if world() == 1:
         return function()
@@ -123,7 +130,7 @@ def of_first(function: Callable[[], _T]) -> _T:
             failed, result[1] = error, str(error)
     together(dist.broadcast_object_list, result)
     if result[1] is not None:
-        raise failed or ValueError(result[1])
+        raise failed or ToldError(result[1])
     first: _T = result[0]
     return first
 

@@ -20,6 +20,7 @@ from ddsp_la2a.data.audio import audio_info
 from ddsp_la2a.data.frame import data_hash, linked_takes, refuse_several_devices, settings_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.data.segments import SegmentDataset
+from ddsp_la2a.dsp.compiling import source_stamp
 from ddsp_la2a.files import replacing
 from ddsp_la2a.fitting.gauss_newton import GaussNewtonSettings, fit_gauss_newton
 from ddsp_la2a.fitting.gradient import AdamSettings, Training, train
@@ -171,7 +172,7 @@ def fit(
         ValueError: no ``train`` rows, several devices, an unknown method or family, the other method's settings, stages
             of the other family, not one knob for an optical cell, recordings that can't be read, or a checkpoint that
             is damaged or of other recordings or settings.
-        OSError: the checkpoint can't be written.
+        OSError: Adam's checkpoint can't be written; of Gauss–Newton's only the log says so.
         KeyboardInterrupt: Ctrl-C before there was anything worth keeping; later it ends the fit with the best so far:
             where the settings had no model of all yet, with one of each on its own, without intervals.
     """
@@ -239,7 +240,11 @@ def fit(
         finally:
             journal.write()
         last = ran.history[ran.history["stage"] == ran.history["stage"].iloc[-1]]
-        return described(model, ran, _least(last, "error"), None)
+        with postponed() as came:
+            result = described(model, ran, _least(last, "error"), None)
+            if ran.interrupted:
+                came.clear()  # it is ending already
+        return result
 
     return led(lead)
 
@@ -289,7 +294,7 @@ def _fit_adam(
 
 def _fingerprint(frame: pd.DataFrame, controls: Sequence[Control], config: dict[str, Any]) -> str:
     """Hash of what the answers of a least-squares fit's passes follow from."""
-    described = json.dumps([data_hash(frame, controls), [str(control) for control in controls], config])
+    described = json.dumps([data_hash(frame, controls), [str(control) for control in controls], config, source_stamp()])
     return hashlib.sha256(described.encode("utf-8")).hexdigest()
 
 

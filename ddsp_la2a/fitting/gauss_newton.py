@@ -26,6 +26,7 @@ from ddsp_la2a.fitting.passes import Array, Ask, Passes
 from ddsp_la2a.fitting.recordings import Recordings
 from ddsp_la2a.fitting.search import FINE, ROUGH, THIN_S, Search, first_stages, thicker
 from ddsp_la2a.fitting.uncertainty import NOISE_FLOOR, block_seconds, covariance
+from ddsp_la2a.interrupts import postponed
 from ddsp_la2a.model.control_net import ControlNet, ParameterTable
 from ddsp_la2a.model.grey_box import GreyBox
 from ddsp_la2a.model.parameters import MAKEUP, control_columns
@@ -219,9 +220,11 @@ def fit_gauss_newton(
         known = [(stage, best) for stage, best in passes.best.items() if best]
         if not passes.history or not known:
             raise
-        stage, best = max(reversed(known), key=lambda pair: len(pair[1]))  # the latest of those that saw most settings
-        by_setting = {setting: best[setting][1] for setting in sorted(best)}
-        model, ended = _table(by_setting, stage, controls), (False, True)
+        with postponed() as came:
+            stage, best = max(reversed(known), key=lambda pair: len(pair[1]))  # the latest that saw most settings
+            by_setting = {setting: best[setting][1] for setting in sorted(best)}
+            model, ended = _table(by_setting, stage, controls), (False, True)
+            came.clear()  # it is ending already
     return model, passes.close(*ended)
 
 

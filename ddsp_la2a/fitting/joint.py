@@ -232,16 +232,16 @@ class JointProblem:
         converged = interrupted = False
         for _ in range(max_steps):
             here = now.minimum.point
-            goal = self.fit_quadratics(
-                now, here, damping.value, max_steps=_INNER_STEPS, tolerance=_INNER_TOLERANCE, limit=limit
-            )
-            there = here + (goal.point - here).clip(-longest_step, longest_step)
             value = now.minimum.quadratic.value
-            promised = value - self.model(now, there).value
-            if damping.settled(promised <= tolerance * value):
-                converged = True
-                break
             try:
+                goal = self.fit_quadratics(
+                    now, here, damping.value, max_steps=_INNER_STEPS, tolerance=_INNER_TOLERANCE, limit=limit
+                )
+                there = here + (goal.point - here).clip(-longest_step, longest_step)
+                promised = value - self.model(now, there).value
+                if damping.settled(promised <= tolerance * value):
+                    converged = True
+                    break
                 trial = self.at(passes, stage, recordings, there)
             except KeyboardInterrupt:
                 interrupted = True

@@ -21,6 +21,7 @@ from torch import Tensor
 from ddsp_la2a.fitting.checkpoint import read_kept, refuse_others, write_kept
 from ddsp_la2a.fitting.least_squares import Quadratic
 from ddsp_la2a.fitting.recordings import Recordings
+from ddsp_la2a.interrupts import postponed
 
 Array = NDArray[np.float64]
 
@@ -101,11 +102,13 @@ class Journal:
             self.write()
 
     def write(self) -> None:
-        """Bring the file up to date, and keep the one before.
+        """Bring the file up to date, and keep the one before; an interruption waits until that is done.
+
+        On a disk that is full or read-only the old files stay as they are and the log says so: what is found is worth
+        more than its checkpoint.
 
         Raises:
             ValueError: no such folder.
-            OSError: the disk is full or read-only; the old files are as they were.
         """
         if self._path is None or not self._changed:
             return
@@ -125,8 +128,13 @@ class Journal:
             "fingerprint": self._fingerprint,
             "passes": rows,
         }
-        write_kept(self._path, described, tensors)
-        self._written, self._changed = time.monotonic(), False
+        self._written = time.monotonic()
+        try:
+            with postponed():
+                write_kept(self._path, described, tensors)
+                self._changed = False
+        except OSError as error:
+            _LOG.warning("%s", error)
 
 
 def question_hash(recordings: Recordings, points: Sequence[tuple[int, Array]]) -> str:

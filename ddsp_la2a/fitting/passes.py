@@ -57,6 +57,7 @@ class Passes:
         self._journal = journal or Journal(None, "")
         self._ask = ask or answered
         self._before, self._since = 0.0, time.monotonic()
+        self._interrupted = False
         self._bar = tqdm(desc="fit", unit=" s of audio", disable=not progress)
 
     @property
@@ -70,13 +71,20 @@ class Passes:
         """Quadratic of every (recording, point), and the covariance of its gradient.
 
         Where derivatives overflow, as those of a feedback loop that swings by itself may, the value is infinite.
+
+        Raises:
+            KeyboardInterrupt: in this pass, or in one before: what comes after an interruption must not listen to more.
         """
         question = question_hash(recordings, points)
         answers = self._journal.known(question)
         if answers is not None:
             self._before, self._since = self._journal.seconds, time.monotonic()
+        elif self._interrupted:
+            raise KeyboardInterrupt("a pass before this one was interrupted")
         else:
+            self._interrupted = True  # unless it comes through
             answers = self._ask(recordings, points, coordinates, self._error_filter, self._bar.update)
+            self._interrupted = False
             self._journal.add(question, self.seconds, answers)
         self._note_best(recordings, points, coordinates, answers)
         return answers

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from ddsp_la2a.fitting.coordinates import Coordinates
-from ddsp_la2a.fitting.distributed import rank, together, world
+from ddsp_la2a.fitting.distributed import ToldError, rank, together, world
 from ddsp_la2a.fitting.journal import Answer
 from ddsp_la2a.fitting.passes import Array, Ask, answered
 from ddsp_la2a.fitting.recordings import Recordings
@@ -45,10 +46,15 @@ def led(lead: Callable[[Ask], _T]) -> _T:
     try:
         result = lead(shared)
     except (ValueError, OSError) as error:
-        _to_all((str(error),))
+        if not shared.alone:
+            with suppress(ConnectionError):
+                _to_all((str(error),))
         raise
     if not shared.alone:
-        _to_all((None, result))
+        try:
+            _to_all((None, result))
+        except ConnectionError as error:  # what was found is no worse for it
+            _LOG.warning("%s", error)
     return result
 
 
@@ -66,18 +72,22 @@ class _Shared:
         error_filter: str,
         progress: Callable[[float], object],
     ) -> list[Answer]:
+        if self.alone:
+            raise KeyboardInterrupt("the passes were shared with processes that have ended")
         shares = dealt(recordings.seconds[[row for row, _ in points]], world())
         asked = [[points[number] for number in share] for share in shares]
         found: list[Any] = [None] * world()
         try:
             _to_all(*((recordings, part, coordinates, error_filter) for part in asked))
-            mine = answered(recordings, asked[0], coordinates, error_filter, progress)
-            together(dist.gather_object, mine, found)
+            together(dist.gather_object, _tried(recordings, asked[0], coordinates, error_filter, progress), found)
         except (ConnectionError, KeyboardInterrupt) as error:
             self.alone = True  # the others are ending as well, or find out that this one does
             if isinstance(error, ConnectionError):
                 _LOG.error("%s", error)
             raise KeyboardInterrupt("the passes were shared with processes that have ended") from error
+        for part in found:
+            if isinstance(part, str):
+                raise ValueError(part)
         progress(float(sum(recordings.seconds[row] for part in asked[1:] for row, _ in part)))
         by_number = {
             n: answer for share, part in zip(shares, found, strict=True) for n, answer in zip(share, part, strict=True)
@@ -98,10 +108,18 @@ def _followed() -> Any:
         together(dist.scatter_object_list, received)
         message = received[0]
         if isinstance(message[0], str):
-            raise ValueError(f"{message[0]} (in the first process)")
+            raise ToldError(message[0])
         if message[0] is None:
             return message[1]
-        together(dist.gather_object, answered(*message))
+        together(dist.gather_object, _tried(*message))
+
+
+def _tried(*asked: Any) -> list[Answer] | str:
+    """Answers, or what went wrong: a process that doesn't send anything would be waited for."""
+    try:
+        return answered(*asked)
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def dealt(costs: NDArray[np.float64], hands: int) -> list[list[int]]:
