@@ -225,6 +225,9 @@ def fit_gauss_newton(
             by_setting = {setting: best[setting][1] for setting in sorted(best)}
             model, ended = _table(by_setting, stage, controls), (False, True)
             came.clear()  # it is ending already
+    except Exception:
+        passes.close(False, False)  # what is said next stands on a line of its own
+        raise
     return model, passes.close(*ended)
 
 
