@@ -420,6 +420,7 @@ def test_unknown_name(frame):
 # Other units
 
 
+@pytest.mark.slow
 def test_all_but_the_published_and_the_cell_are_built_for_a_unit_with_two_knobs(strip, tmp_path):
     frame = strip.record(tmp_path, [(1, 2.0, 0.2), (3, 8.0, 0.9), (3, 2.0, 0.2)], 4.0).assign(
         split=["train", "train", "test"]

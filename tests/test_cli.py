@@ -951,6 +951,7 @@ def test_fit_and_evaluate_another_unit(run, strip_csv, few_steps):
         assert scores.tolist() == pytest.approx(scored.loc[scored["model"] == "grey-box", "esr"].tolist())
 
 
+@pytest.mark.slow
 def test_compare_leaves_out_what_knows_the_la2a_only(run, strip_csv, few_steps):
     ran = run("compare", strip_csv, "--out", "out", "--controls", STRIP, "--budget", 1)
     assert ran.status == 0, ran.err

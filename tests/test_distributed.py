@@ -138,6 +138,7 @@ def assert_close(one, other, tolerance=1e-5):
             np.testing.assert_allclose(other[part][name], values, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_come_to_what_one_comes_to(run, alone, both):
     """Four segments in batches of three: the last batch of an epoch leaves a process without one."""
     said, results = both

@@ -390,6 +390,7 @@ def from_generic_start(noisy_frame: pd.DataFrame) -> float:
     return fitted_from(noisy_frame, BARE, (1.0,)).minimum.quadratic.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STARTS)
 def test_where_a_fit_ends_does_not_hang_on_its_start(
     noisy_frame: pd.DataFrame, from_generic_start: float, name: str
@@ -410,6 +411,7 @@ def test_nor_does_a_fit_with_everything(whole_frame: pd.DataFrame, whole: la.Fit
 # Which way a knob turns
 
 
+@pytest.mark.slow
 def test_a_threshold_turns_the_gain_down(tmp_path: Path) -> None:
     unit = unit_of(BARE, THRESHOLD, rises=False)
     frame = record(tmp_path, unit, [(-55.0,), (-42.0,), (-30.0,)], 5.0)
@@ -431,6 +433,7 @@ def test_a_threshold_turns_the_gain_down(tmp_path: Path) -> None:
     assert "threshold" in (tmp_path / "curves.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_which_way_a_knob_turns_is_not_told_from_silence(tmp_path: Path) -> None:
     """One stimulus for all settings, with a long pause in its middle."""
     unit = unit_of(BARE, THRESHOLD, rises=False)
