@@ -172,7 +172,7 @@ def test_one_that_is_killed_ends_the_others_and_the_run_goes_on(run, both, dying
     told = [line for line in said.splitlines() if "training: error:" in line]
     assert len(told) == 1, said
     assert "expected all of them to take part to the end, but one has ended" in told[0]
-    assert "start all of them again: training goes on from its checkpoint" in told[0]
+    assert "start all of them again: it goes on from its checkpoint" in told[0]
     status, said, results = run(2, folder)
     assert status == 0, said
     assert [result for (result,) in results] == both[1]
