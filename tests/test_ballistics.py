@@ -354,7 +354,8 @@ def _smooth_in_threads() -> np.ndarray:
     target = noise(8, 30_000).numpy()
     row = np.full(8, 0.1)
     smoothed = np.empty_like(target)
-    compiling.over_rows(smoothing_kernels.smooth_forward, 8, 30_000, target, row, row, row, smoothed)
+    arguments = target, row, row, row.copy(), smoothed, np.empty((8, 0))
+    compiling.over_rows(smoothing_kernels.smooth_forward, 8, 30_000, *arguments)
     return smoothed
 
 

@@ -19,7 +19,7 @@ from baselines import numpy_compressor
 from baselines.numpy_compressor import compressor_gradient
 from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor
-from ddsp_la2a.dsp.kernels import pieces
+from ddsp_la2a.dsp.smoothing_kernels import pieces
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude
 
 # torch's own, from what it imports when forward mode is first used

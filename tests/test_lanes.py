@@ -10,12 +10,11 @@ import pytest
 
 from ddsp_la2a.dsp.lanes import (
     WIDTH,
+    anywhere,
     bits,
-    first_of,
     fma,
     from_bits,
     larger,
-    later,
     load,
     magnitude,
     put,
@@ -115,19 +114,15 @@ def test_where_the_first_is_no_number_the_second_is_taken() -> None:
 
 
 @numba.njit
-def shifted(a, results):
-    lanes = load(a, 0)
-    store(results[0], 0, later(lanes, 1, -1.0))
-    store(results[1], 0, later(lanes, 4, lanes))
-    results[2, 0] = first_of(lanes)
+def any_above(a, limit):
+    return anywhere(load(a, 0) > limit)
 
 
-def test_later_lanes() -> None:
-    a, results = np.arange(float(WIDTH)), np.empty((3, WIDTH))
-    shifted(a, results)
-    np.testing.assert_array_equal(results[0], [*range(1, WIDTH), -1])
-    np.testing.assert_array_equal(results[1], np.roll(a, -4))
-    assert results[2, 0] == 0.0
+def test_whether_a_condition_holds_anywhere() -> None:
+    a = np.arange(float(WIDTH))
+    assert [any_above(np.roll(a, n), WIDTH - 1.5) for n in range(WIDTH)] == [True] * WIDTH
+    assert not any_above(a, WIDTH - 1.0)
+    assert not any_above(np.full(WIDTH, math.nan), -1.0)
 
 
 @numba.njit

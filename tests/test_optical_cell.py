@@ -19,11 +19,11 @@ from torch.autograd import forward_ad
 from baselines import numpy_stages
 from baselines.numpy_optical_cell import CellReference, numpy_optical_cell
 from ddsp_la2a.dsp.compiling import over_rows
-from ddsp_la2a.dsp.kernels import pieces
 from ddsp_la2a.dsp.normal_equations import error_products
 from ddsp_la2a.dsp.optical_cell import OpticalCellParams, optical_cell
 from ddsp_la2a.dsp.optical_kernels import STATES
 from ddsp_la2a.dsp.output_stage import OutputFilter
+from ddsp_la2a.dsp.smoothing_kernels import pieces
 from ddsp_la2a.dsp.stream import Stream
 
 # torch's own, from what it imports when forward mode is first used

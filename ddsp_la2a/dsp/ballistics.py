@@ -78,49 +78,55 @@ class FirstDerivative(RowFunction):
 
 
 class _Smooth(RowFunction):
-    """Smoothed signal, its last value, and the signal once more, in float64 for the backward pass."""
+    """Smoothed signal, its last value, and what the backward pass needs in float64, empty unless ``keep``."""
 
     @staticmethod
-    def forward(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        target = inputs[0]
-        rows, samples = target.shape
-        smoothed = torch.empty((rows, samples), dtype=torch.float64)
-        over_rows(kernels.smooth_forward, rows, samples, *map(as_array, (*inputs, smoothed)))
-        # Copies even for float64 input: what is saved for the backward pass must not be the caller's to change.
-        output = smoothed.to(device=target.device, dtype=target.dtype, copy=True)
-        return output, smoothed[:, -1].to(device=target.device, copy=True), smoothed
+    def forward(keep: bool, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _smoothed(keep, *inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.mark_non_differentiable(output[-1])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, output[-1])
-        ctx.save_for_forward(*inputs)
+        ctx.save_for_backward(*inputs[1:], output[-1])
+        ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_state: Tensor | None, _: None) -> Any:
-        *inputs, smoothed = ctx.saved_tensors
-        return _SmoothAdjoint.apply(smoothed, or_zeros(grad, inputs[0]), or_zeros(grad_state, inputs[-1]), *inputs)
+        *inputs, passed = ctx.saved_tensors
+        grads = or_zeros(grad, inputs[0]), or_zeros(grad_state, inputs[-1])
+        return None, *_SmoothAdjoint.apply(passed, *grads, *inputs)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
         return *_SmoothTangent.apply(*ctx.saved_tensors, *tangents), None
+
+
+def _smoothed(keep: bool, target: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    rows, samples = target.shape
+    attack, release, state = others
+    output, after = torch.empty((rows, samples), dtype=target.dtype), state.to(device="cpu", copy=True).contiguous()
+    passed = torch.empty((rows, kernels.pieces(samples) if keep else 0), dtype=torch.float64)
+    arrays = map(as_array, (target, attack, release, after, output, passed))
+    over_rows(kernels.smooth_forward, rows, samples, *arrays)
+    return output.to(target.device), after.to(target.device), passed
 
 
 class _SmoothAdjoint(FirstDerivative):
     operator = "smooth"
 
     @staticmethod
-    def forward(smoothed: Tensor, grad: Tensor, grad_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        device = inputs[0].device
-        rows, samples = smoothed.shape
-        total = grad.to(device="cpu", dtype=torch.float64, copy=True)
-        total[:, -1] += grad_state.cpu()
-        grad_target = torch.empty((rows, samples), dtype=inputs[0].dtype)
-        grad_params = torch.empty((rows, 3), dtype=torch.float64)
-        arrays = map(as_array, (*inputs, smoothed, total, grad_target, grad_params))
+    def forward(passed: Tensor, grad: Tensor, grad_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        target, attack, release, _ = inputs
+        rows, samples = target.shape
+        if passed.numel() == 0:  # under vmap it doesn't show beforehand that there is a backward pass to keep it for
+            passed = _smoothed(True, *inputs)[2]
+        grad_target = torch.empty((rows, samples), dtype=target.dtype)
+        grad_params = torch.zeros((rows, 3), dtype=torch.float64)
+        grad_params[:, 2] = grad_state.cpu()
+        arrays = map(as_array, (target, attack, release, passed, grad, grad_target, grad_params))
         over_rows(kernels.smooth_backward, rows, samples, *arrays)
-        return grad_target.to(device), *(part.clone() for part in grad_params.to(device).unbind(1))
+        return grad_target.to(target.device), *(part.clone() for part in grad_params.to(target.device).unbind(1))
 
 
 class _SmoothTangent(FirstDerivative):
@@ -183,7 +189,7 @@ def smooth(
     first = per_row(state, "state", target)
     if target.shape[1] == 0:
         return target, first
-    smoothed, last, _ = _Smooth.apply(
-        target, per_row(attack, "attack", target), per_row(release, "release", target), first
-    )
+    inputs = target, per_row(attack, "attack", target), per_row(release, "release", target), first
+    keep = torch.is_grad_enabled() and any(given.requires_grad for given in inputs)
+    smoothed, last, _ = _Smooth.apply(keep, *inputs)
     return smoothed, last

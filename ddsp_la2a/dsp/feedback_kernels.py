@@ -10,7 +10,15 @@ import numpy as np
 
 from ddsp_la2a.dsp.compiling import compiled, inlined
 from ddsp_la2a.dsp.elementary import exp2
-from ddsp_la2a.dsp.kernels import LN_2, curve_constants, finite_or_zero, gain_exponent, over_threshold, remembered
+from ddsp_la2a.dsp.kernels import (
+    LN_2,
+    curve_constants,
+    finite_or_zero,
+    gain_exponent,
+    level_of,
+    over_threshold,
+    remembered,
+)
 from ddsp_la2a.dsp.lanes import WIDTH, fma, load, magnitude, store, transpose, where
 from ddsp_la2a.dsp.smoothing_kernels import NEXT_TO_NOTHING, PIECE, follow
 from ddsp_la2a.units import DB_PER_OCTAVE, LEVEL_FLOOR
@@ -22,7 +30,7 @@ FAST, SLOW, SHELVED = range(3)
 @inlined
 def _curve(heard, constants):
     """Linear gain, octaves over threshold h, and dh per octave."""
-    h, position = over_threshold(heard, constants)
+    h, position = over_threshold(level_of(heard), constants)
     return exp2(gain_exponent(h, constants)), h, position
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ddsp_la2a.dsp import feedback_kernels, kernels
 from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, as_array, or_zeros
 from ddsp_la2a.dsp.compiling import over_rows
+from ddsp_la2a.dsp.smoothing_kernels import pieces
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _run(
     if form.feedback:
         over_rows(feedback_kernels.feedback_forward, rows, samples, *inputs, *map(as_array, (after, output, shown)))
         return output.to(audio.device), after.to(audio.device), shown, shown
-    passed = torch.empty((rows, kernels.pieces(samples) if keep else 0, len(kernels.STATES)), dtype=torch.float64)
+    passed = torch.empty((rows, pieces(samples) if keep else 0, len(kernels.STATES)), dtype=torch.float64)
     results = map(as_array, (after, output, passed, shown))
     over_rows(kernels.compress_forward, rows, samples, *inputs, form.two_cells, form.shelf, *results)
     return output.to(audio.device), after.to(audio.device), passed, shown

@@ -25,8 +25,8 @@ import numpy as np
 
 from ddsp_la2a.dsp.compiling import compiled, inlined
 from ddsp_la2a.dsp.elementary import exp2, log2
-from ddsp_la2a.dsp.lanes import WIDTH, fma, larger, load, magnitude, put, smaller, store, where
-from ddsp_la2a.dsp.smoothing_kernels import NEXT_TO_NOTHING, PIECE, cell_adjoint, follow_rows, read
+from ddsp_la2a.dsp.lanes import WIDTH, anywhere, fma, larger, load, magnitude, put, smaller, store, where
+from ddsp_la2a.dsp.smoothing_kernels import FILM, NEXT_TO_NOTHING, PIECE, adjoint_rows, follow_rows, read
 from ddsp_la2a.units import DB_PER_OCTAVE, LEVEL_FLOOR
 
 COEFFICIENTS = (
@@ -49,42 +49,48 @@ STATES = ("fast", "slow", "shelf_memory", "fed_back")
 """Columns of what the kernels call ``state`` (rows, 4), float64; 1, 1, 0, 0 for a unit at rest."""
 
 _DEEPEST = -1000.0  # binary logarithm of a gain; beyond, exp2 has no number
+_JUST_BELOW = 1.0 - 1e-9  # further from one than any rounding
 LN_2 = math.log(2.0)
 
-_SUMS = 9
-_OF_SUMS = np.array(
-    [(11, 1), (7, 1), (3, 1), (4, 1), (5, 1), (6, 1), (0, DB_PER_OCTAVE), (1, 1), (2, DB_PER_OCTAVE)], dtype=np.float64
-)
+_CONSTANTS = 5
+_NOTHING, _ONES = np.zeros(WIDTH), np.ones(WIDTH)
+
+_SUMS = 5
+_OF_SUMS = np.array([(11, 1), (7, 1), (0, DB_PER_OCTAVE), (1, 1), (2, DB_PER_OCTAVE)], dtype=np.float64)
 """What the adjoint sums up in lanes: column of the coefficients, and what to divide by."""
-
-
-def pieces(samples):
-    """Into how many pieces so many samples are cut."""
-    return -(-samples // PIECE)
 
 
 @inlined
 def curve_constants(coefficients, row):
-    """Threshold, half and whole knee width in octaves, the inverse of the width or 0, and the negative slope."""
+    """In octaves where the knee begins, its width, and the inverse of that or 0; the negative slope; and an amplitude
+    that is still below the knee."""
     threshold, knee = coefficients[row, 0] / DB_PER_OCTAVE, coefficients[row, 2] / DB_PER_OCTAVE
-    return threshold, 0.5 * knee, knee, 1.0 / knee if knee > NEXT_TO_NOTHING else 0.0, 0.0 - coefficients[row, 1]
+    onset = threshold - 0.5 * knee
+    per_knee = 1.0 / knee if knee > NEXT_TO_NOTHING else 0.0
+    return onset, knee, per_knee, 0.0 - coefficients[row, 1], _JUST_BELOW * exp2(min(max(onset, -500.0), 500.0))
 
 
 @inlined
-def over_threshold(heard, constants):
-    """Octaves h by which the quadratic knee says a sample is over the threshold, and dh per octave of its level."""
-    threshold, half, knee, per_knee, _ = constants
-    excess = log2(larger(magnitude(heard), LEVEL_FLOOR)) - threshold
-    within = smaller(larger(excess + half, 0.0), knee)
-    above = excess - half
-    position = where(above > 0.0, 1.0, within * per_knee)
-    return fma(0.5 * within * per_knee, within, larger(above, 0.0)), position
+def level_of(heard):
+    """Amplitude."""
+    return larger(magnitude(heard), LEVEL_FLOOR)
+
+
+@inlined
+def over_threshold(level, constants):
+    """Octaves h by which the quadratic knee says a level is over the threshold, and dh per octave of it."""
+    onset, knee, per_knee, _, _ = constants
+    over = larger(log2(level) - onset, 0.0)
+    within = smaller(over, knee)
+    above = over - within
+    position = within * per_knee
+    return fma(0.5 * position, within, above), where(above > 0.0, 1.0, position)
 
 
 @inlined
 def gain_exponent(h, constants):
     """Binary logarithm of the curve's gain."""
-    return larger(h * constants[4], _DEEPEST)
+    return larger(h * constants[3], _DEEPEST)
 
 
 @inlined
@@ -112,15 +118,36 @@ def _shelved(frames, row, audio, b0, b1, a1, memory, heard):
     return memory
 
 
+@inlined
+def _constants_in(curves, row):
+    return curves[row, 0], curves[row, 1], curves[row, 2], curves[row, 3], curves[row, 4]
+
+
+@inlined
+def _copy(rows, frames, signals, copies):
+    for row in range(rows):
+        for n in range(frames):
+            copies[row, n] = signals[row, n]
+
+
 @compiled
-def _targets(frames, row, heard, constants, targets):
-    """The curve's gain over one piece of one row. Two loops: a processor can't look ahead over both at once."""
-    start = row * PIECE
-    for n in range(start, start + frames, WIDTH):
-        h, _ = over_threshold(load(heard, n), constants)
-        store(targets, n, gain_exponent(h, constants))
-    for n in range(start, start + frames, WIDTH):
-        store(targets, n, exp2(load(targets, n)))
+def _targets(rows, frames, heard, curves, targets):
+    """The curve's gain over one piece. Two loops: a processor can't look ahead over both at once."""
+    for row in range(rows):
+        constants, start = _constants_in(curves, row), row * PIECE
+        for n in range(start, start + frames, WIDTH):
+            level, exponent = level_of(load(heard, n)), load(_NOTHING, 0)
+            if anywhere(level > constants[4]):
+                h, _ = over_threshold(level, constants)
+                exponent = gain_exponent(h, constants)
+            store(targets, n, exponent)
+    for row in range(rows):
+        for n in range(row * PIECE, row * PIECE + frames, WIDTH):
+            exponent = load(targets, n)
+            if anywhere(exponent < 0.0):
+                store(targets, n, exp2(exponent))
+            else:
+                store(targets, n, 1.0)
 
 
 @compiled
@@ -137,11 +164,11 @@ def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, 
     fast, slow = np.zeros((2, WIDTH, PIECE))
     fast_times, slow_times = np.ones((2, 2, WIDTH))
     fast_before, slow_before = np.ones((2, WIDTH))
-    tile = np.empty(WIDTH * WIDTH)
+    curves, goals, gains = np.empty((WIDTH, _CONSTANTS)), np.empty(FILM), np.empty(FILM)
     heard = shelved if shelf else sound
     for top in range(first, last, WIDTH):
         rows = min(WIDTH, last - top)
-        _side_by_side(top, rows, coefficients, fast_times, slow_times)
+        _of_rows(top, rows, coefficients, fast_times, slow_times, curves)
         for start in range(0, samples, PIECE):
             frames = min(PIECE, samples - start)
             for row in range(rows):
@@ -154,13 +181,12 @@ def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, 
                 if shelf:
                     b0, b1, a1 = coefficients[here, 8], coefficients[here, 9], coefficients[here, 10]
                     state[here, 2] = _shelved(frames, row, sound, b0, b1, a1, state[here, 2], shelved)
-                _targets(frames, row, heard, curve_constants(coefficients, here), fast)
-                if two_cells:
-                    for n in range(frames):
-                        slow[row, n] = fast[row, n]
-            follow_rows(rows, frames, fast_times[0], fast_times[1], fast_before, fast, tile)
+            _targets(rows, frames, heard, curves, fast)
             if two_cells:
-                follow_rows(rows, frames, slow_times[0], slow_times[1], slow_before, slow, tile)
+                _copy(rows, frames, fast, slow)
+            follow_rows(rows, frames, fast_times[0], fast_times[1], fast_before, fast, goals, gains)
+            if two_cells:
+                follow_rows(rows, frames, slow_times[0], slow_times[1], slow_before, slow, goals, gains)
             for row in range(rows):
                 here, at = top + row, (top + row) * samples + start
                 mix, makeup = coefficients[here, 7], coefficients[here, 11]
@@ -183,62 +209,75 @@ def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, 
 
 
 @inlined
-def _side_by_side(top, rows, coefficients, fast_times, slow_times):
-    """Attack and release of both cells, a row a lane."""
+def _of_rows(top, rows, coefficients, fast_times, slow_times, curves):
+    """Attack and release of both cells, a row a lane, and the curves' constants."""
     for row in range(rows):
+        here = top + row
         for n in range(2):
-            fast_times[n, row] = coefficients[top + row, 3 + n]
-            slow_times[n, row] = coefficients[top + row, 5 + n]
+            fast_times[n, row] = coefficients[here, 3 + n]
+            slow_times[n, row] = coefficients[here, 5 + n]
+        constants = curve_constants(coefficients, here)
+        for n in range(_CONSTANTS):
+            curves[row, n] = constants[n]
 
 
 @compiled
-def _over_thresholds(frames, row, heard, constants, over, position, exponents, target, fast, slow):
-    """As :func:`_targets` for both cells, and what :func:`_curve_adjoint` needs."""
-    start = row * PIECE
-    for n in range(0, frames, WIDTH):
-        h, steep = over_threshold(load(heard, start + n), constants)
-        store(exponents, n, gain_exponent(h, constants))
-        store(over, start + n, h)
-        store(position, start + n, steep)
-    for n in range(0, frames, WIDTH):
-        goal = exp2(load(exponents, n))
-        store(target, start + n, goal)
-        store(fast, start + n, goal)
-        store(slow, start + n, goal)
+def _over_thresholds(rows, frames, heard, curves, over, position, target, fast):
+    """As :func:`_targets`, twice, and what :func:`_curve_adjoint` needs."""
+    for row in range(rows):
+        constants, start = _constants_in(curves, row), row * PIECE
+        for n in range(start, start + frames, WIDTH):
+            level, exponent = level_of(load(heard, n)), load(_NOTHING, 0)
+            h, steep = exponent, exponent
+            if anywhere(level > constants[4]):
+                h, steep = over_threshold(level, constants)
+                exponent = gain_exponent(h, constants)
+            store(target, n, exponent)
+            store(over, n, h)
+            store(position, n, steep)
+    for row in range(rows):
+        for n in range(row * PIECE, row * PIECE + frames, WIDTH):
+            exponent = load(target, n)
+            goal = exp2(exponent) if anywhere(exponent < 0.0) else load(_ONES, 0)
+            store(target, n, goal)
+            store(fast, n, goal)
 
 
 @compiled
-def _curve_adjoint(frames, row, heard, target, over, position, asked, slope, sums, place):
-    """Adjoint of the curve over one piece of one row: ``asked`` of the targets becomes that of what was heard.
+def _curve_adjoint(rows, frames, heard, target, over, position, curves, asked, sums):
+    """Adjoint of the curve over one piece: ``asked`` of the targets becomes that of what was heard.
 
-    Lanes number ``place`` of ``sums`` and the next ones have the derivatives for threshold, slope and knee added, per
-    octave but for the slope.
+    ``sums`` of a row, from the third on, have the derivatives for threshold, slope and knee added, per octave but for
+    the slope.
     """
-    of_threshold, of_slope = load(sums, place * WIDTH), load(sums, (place + 1) * WIDTH)
-    of_knee = load(sums, (place + 2) * WIDTH)
-    start = row * PIECE
-    for n in range(0, frames, WIDTH):
-        s, steep = load(heard, start + n), load(position, start + n)
-        of_exponent = LN_2 * load(asked, n) * load(target, start + n)
-        of_slope = of_slope - of_exponent * load(over, start + n)
-        of_excess = (0.0 - slope) * of_exponent * steep
-        of_threshold = of_threshold - of_excess
-        of_knee = fma(0.5 * (1.0 - steep), of_excess, of_knee)
-        store(asked, n, where(magnitude(s) > LEVEL_FLOOR, of_excess / (s * LN_2), 0.0))
-    store(sums, place * WIDTH, of_threshold)
-    store(sums, (place + 1) * WIDTH, of_slope)
-    store(sums, (place + 2) * WIDTH, of_knee)
+    for row in range(rows):
+        place, start, negative_slope = (row * _SUMS + 2) * WIDTH, row * PIECE, curves[row, 3]
+        of_threshold, of_slope, of_knee = load(sums, place), load(sums, place + WIDTH), load(sums, place + 2 * WIDTH)
+        for n in range(start, start + frames, WIDTH):
+            steep, of_heard = load(position, n), load(_NOTHING, 0)
+            if anywhere(steep > 0.0):
+                s = load(heard, n)
+                of_exponent = LN_2 * load(asked, n) * load(target, n)
+                of_slope = of_slope - of_exponent * load(over, n)
+                of_excess = negative_slope * of_exponent * steep
+                of_threshold = of_threshold - of_excess
+                of_knee = fma(0.5 * (1.0 - steep), of_excess, of_knee)
+                of_heard = where(magnitude(s) > LEVEL_FLOOR, of_excess / (s * LN_2), 0.0)
+            store(asked, n, of_heard)
+        store(sums, place, of_threshold)
+        store(sums, place + WIDTH, of_slope)
+        store(sums, place + 2 * WIDTH, of_knee)
 
 
 @compiled
 def _shelf_adjoint(frames, row, audio, heard, b0, b1, a1, asked, memory_asked, found):
     """Adjoint of :func:`_shelved`: ``asked`` of what was heard becomes that of the audio; b0, b1, a1 are added to."""
     for n in range(frames - 1, -1, -1):
-        of_heard = asked[n] - a1 * memory_asked
+        of_heard = asked[row, n] - a1 * memory_asked
         found[row, 8] += audio[row, n] * of_heard
         found[row, 9] += audio[row, n] * memory_asked
         found[row, 10] -= heard[row, n] * memory_asked
-        asked[n] = b1 * memory_asked + b0 * of_heard
+        asked[row, n] = b1 * memory_asked + b0 * of_heard
         memory_asked = of_heard
     return memory_asked
 
@@ -264,82 +303,84 @@ def compress_backward(
     """
     samples = audio.shape[1]
     sound, shelved, over, position, target = np.zeros((5, WIDTH, PIECE))
-    fast, slow = np.zeros((2, WIDTH, PIECE))
+    fast, slow, asked, asked_by_slow = np.zeros((4, WIDTH, PIECE))
     fast_times, slow_times = np.ones((2, 2, WIDTH))
-    fast_before, slow_before = np.ones((2, WIDTH))
-    tile = np.empty(WIDTH * WIDTH)
-    exponents, asked_of_gain, asked_of_sound, asked, before = np.zeros((5, PIECE))
-    asked_of_output = np.zeros((1, PIECE))
+    fast_before, slow_before, fast_carry, slow_carry = np.ones((4, WIDTH))
+    curves, tile = np.empty((WIDTH, _CONSTANTS)), np.empty(WIDTH * WIDTH)
+    fast_goals, fast_gains, slow_goals, slow_gains = np.empty((4, FILM))
+    asked_of_output, asked_of_last = np.zeros((2, 1, PIECE))
     heard = shelved if shelf else sound
     for top in range(first, last, WIDTH):
         rows = min(WIDTH, last - top)
         sums = np.zeros((WIDTH, _SUMS, WIDTH))
+        asked_of_times = np.zeros((2, 2, WIDTH))
         grad_coefficients[top : top + rows] = 0.0
-        _side_by_side(top, rows, coefficients, fast_times, slow_times)
+        _of_rows(top, rows, coefficients, fast_times, slow_times, curves)
+        for row in range(rows):
+            fast_carry[row], slow_carry[row] = grad_state[top + row, 0], grad_state[top + row, 1]
         for start in range((samples - 1) // PIECE * PIECE, -1, -PIECE):
             piece, frames = start // PIECE, min(PIECE, samples - start)
             for row in range(rows):
                 here = top + row
                 fast_before[row], slow_before[row] = passed[here, piece, 0], passed[here, piece, 1]
-                b0, b1, a1 = coefficients[here, 8], coefficients[here, 9], coefficients[here, 10]
                 read(audio, here, start, frames, sound, row)
                 if shelf:
+                    b0, b1, a1 = coefficients[here, 8], coefficients[here, 9], coefficients[here, 10]
                     _shelved(frames, row, sound, b0, b1, a1, passed[here, piece, 2], shelved)
-                constants = curve_constants(coefficients, here)
-                _over_thresholds(frames, row, heard, constants, over, position, exponents, target, fast, slow)
-            follow_rows(rows, frames, fast_times[0], fast_times[1], fast_before, fast, tile)
+            _over_thresholds(rows, frames, heard, curves, over, position, target, fast)
             if two_cells:
-                follow_rows(rows, frames, slow_times[0], slow_times[1], slow_before, slow, tile)
+                _copy(rows, frames, fast, slow)
+            follow_rows(rows, frames, fast_times[0], fast_times[1], fast_before, fast, fast_goals, fast_gains)
+            if two_cells:
+                follow_rows(rows, frames, slow_times[0], slow_times[1], slow_before, slow, slow_goals, slow_gains)
             for row in range(rows):
-                here, place = top + row, row * _SUMS
-                slope, mix, makeup = coefficients[here, 1], coefficients[here, 7], coefficients[here, 11]
+                here, place = top + row, row * _SUMS * WIDTH
+                mix, makeup = coefficients[here, 7], coefficients[here, 11]
                 read(grad_output, here, start, frames, asked_of_output, 0)
-                of_makeup, of_mix = load(sums, place * WIDTH), load(sums, (place + 1) * WIDTH)
+                asked_of_last[0, frames - 1] = grad_state[here, 3] if start + frames == samples else 0.0
+                of_makeup, of_mix = load(sums, place), load(sums, place + WIDTH)
                 for n in range(0, frames, WIDTH):
-                    x, g = load(sound, row * PIECE + n), load(fast, row * PIECE + n)
-                    asked_of_v = load(asked_of_output, n) * makeup
+                    at = row * PIECE + n
+                    x, g, of_output = load(sound, at), load(fast, at), load(asked_of_output, n)
+                    of_v = fma(of_output, makeup, load(asked_of_last, n))  # the last v is a state, too
+                    of_g = of_v * x
                     if two_cells:
-                        apart = load(slow, row * PIECE + n) - g
+                        apart = load(slow, at) - g
                         g = fma(mix, apart, g)
-                        of_mix = fma(asked_of_v * x, apart, of_mix)
-                    of_makeup = fma(load(asked_of_output, n) * x, g, of_makeup)
-                    store(asked_of_sound, n, asked_of_v * g)
-                    store(asked_of_gain, n, asked_of_v * x)
-                    store(asked, n, 0.0)
-                store(sums, place * WIDTH, of_makeup)
-                store(sums, (place + 1) * WIDTH, of_mix)
-                if start + frames == samples:  # the last v is a state, too
-                    end, of_v = frames - 1, grad_state[here, 3]
-                    apart_there = slow[row, end] - fast[row, end] if two_cells else 0.0
-                    asked_of_sound[end] += of_v * fma(mix, apart_there, fast[row, end])
-                    asked_of_gain[end] += of_v * sound[row, end]
-                    grad_coefficients[here, 7] += of_v * sound[row, end] * apart_there
-                before[0] = passed[here, piece, 0]
-                for n in range(1, frames):
-                    before[n] = fast[row, n - 1]
-                attack, release, share = coefficients[here, 3], coefficients[here, 4], 1.0 - mix if two_cells else 1.0
-                grad_state[here, 0] = cell_adjoint(
-                    frames, row, target, before, asked_of_gain, share, attack, release, grad_state[here, 0], asked,
-                    sums, place + 2,
-                )  # fmt: skip
-                if two_cells:
-                    before[0] = passed[here, piece, 1]
-                    for n in range(1, frames):
-                        before[n] = slow[row, n - 1]
-                    attack, release = coefficients[here, 5], coefficients[here, 6]
-                    grad_state[here, 1] = cell_adjoint(
-                        frames, row, target, before, asked_of_gain, mix, attack, release, grad_state[here, 1], asked,
-                        sums, place + 4,
-                    )  # fmt: skip
-                _curve_adjoint(frames, row, heard, target, over, position, asked, slope, sums, place + 6)
+                        of_mix = fma(of_g, apart, of_mix)
+                        store(asked_by_slow, at, of_g * mix)
+                        of_g = of_g * (1.0 - mix)
+                    of_makeup = fma(of_output * x, g, of_makeup)
+                    store(asked, at, of_g)
+                    store(fast, at, of_v * g)  # from here on what the audio is asked for directly
+                asked_of_last[0, frames - 1] = 0.0
+                store(sums, place, of_makeup)
+                store(sums, place + WIDTH, of_mix)
+            attack, release, of_times = fast_times[0], fast_times[1], asked_of_times[0]
+            adjoint_rows(rows, frames, attack, release, fast_carry, asked, fast_goals, fast_gains, of_times, tile)
+            if two_cells:
+                attack, release, of_times = slow_times[0], slow_times[1], asked_of_times[1]
+                adjoint_rows(
+                    rows, frames, attack, release, slow_carry, asked_by_slow, slow_goals, slow_gains, of_times, tile
+                )
+                for row in range(rows):
+                    for n in range(frames):
+                        asked[row, n] += asked_by_slow[row, n]
+            _curve_adjoint(rows, frames, heard, target, over, position, curves, asked, sums)
+            for row in range(rows):
+                here = top + row
                 if shelf:
                     b0, b1, a1 = coefficients[here, 8], coefficients[here, 9], coefficients[here, 10]
                     of_memory, found = grad_state[here, 2], grad_coefficients[top : top + rows]
                     grad_state[here, 2] = _shelf_adjoint(frames, row, sound, heard, b0, b1, a1, asked, of_memory, found)
                 for n in range(frames):
-                    put(grad_audio, here * samples + start + n, asked_of_sound[n] + asked[n])
+                    put(grad_audio, here * samples + start + n, fast[row, n] + asked[row, n])
         for row in range(rows):
-            grad_state[top + row, 3] = 0.0
+            here = top + row
+            grad_state[here, 0], grad_state[here, 1], grad_state[here, 3] = fast_carry[row], slow_carry[row], 0.0
+            for cell in range(2):
+                for n in range(2):
+                    grad_coefficients[here, 3 + 2 * cell + n] = asked_of_times[cell, n, row]
             for n in range(_SUMS):
                 column, unit = _OF_SUMS[n]
-                grad_coefficients[top + row, int(column)] += sums[row, n].sum() / unit
+                grad_coefficients[here, int(column)] += sums[row, n].sum() / unit

@@ -163,6 +163,18 @@ def where(_, condition, a, b):
 
 
 @intrinsic
+def anywhere(_, condition):
+    """Whether a condition holds in any lane."""
+
+    def build(context, builder, signature, arguments):
+        function = ir.FunctionType(ir.IntType(1), [arguments[0].type])
+        name = f"llvm.vector.reduce.or.v{WIDTH}i1"
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+    return types.boolean(condition), build
+
+
+@intrinsic
 def bits(_, a):
     """The bits of floating-point numbers."""
     kind = _BITS if isinstance(a, Lanes) else types.uint64
@@ -250,27 +262,6 @@ def put(_, array, n, value):
         return context.get_dummy_value()
 
     return types.none(array, n, value), build
-
-
-@intrinsic(prefer_literal=True)
-def later(_, lanes, steps, after):
-    """Every lane becomes the one so many (a literal) further on; beyond the last stands a number."""
-    by = steps.literal_value if isinstance(steps, types.Literal) else None
-    if by is None:
-        return None
-
-    def build(context, builder, signature, arguments):
-        end = _widened(context, builder, signature.args[2], arguments[2], types.float64)
-        return builder.shuffle_vector(arguments[0], end, _order([n + by for n in range(WIDTH)]))
-
-    return _FLOATS(_FLOATS, steps, after), build
-
-
-@intrinsic
-def first_of(_, lanes):
-    """The number in the first lane."""
-    zero = ir.Constant(ir.IntType(32), 0)
-    return types.float64(lanes), lambda _, builder, __, arguments: builder.extract_element(arguments[0], zero)
 
 
 @intrinsic

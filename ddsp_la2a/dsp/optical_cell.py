@@ -13,10 +13,10 @@ from ddsp_la2a.dsp import optical_derivative_kernels, optical_kernels, output_st
 from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, as_array, number_or_row, or_zeros
 from ddsp_la2a.dsp.checks import check_audio, check_sample_rate, known_any
 from ddsp_la2a.dsp.compiling import over_rows
-from ddsp_la2a.dsp.kernels import pieces
 from ddsp_la2a.dsp.optical_kernels import STATES
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.params import check_numbers, check_reference, checked_filter
+from ddsp_la2a.dsp.smoothing_kernels import pieces
 from ddsp_la2a.units import DB_PER_NEPER, RISE_TIME_TO_TIME_CONSTANT, db_to_amplitude, rise_time_to_coefficient
 
 _NUMBERS, _LIGHT_AND_CARRIERS = 15, 4

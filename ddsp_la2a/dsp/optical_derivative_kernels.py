@@ -22,10 +22,9 @@ from ddsp_la2a.dsp.optical_kernels import (
     remember,
     side_by_side,
 )
-from ddsp_la2a.dsp.smoothing_kernels import PIECE
+from ddsp_la2a.dsp.smoothing_kernels import FILM, PIECE
 
-_FILM = (PIECE + 1) * WIDTH
-_N, _GLOW, _M1, _M2, _X, _INVERSE, _H, _LIGHT, _ROOT, _STEEP, _PER_N, _PER_M1 = range(0, 12 * _FILM, _FILM)
+_N, _GLOW, _M1, _M2, _X, _INVERSE, _H, _LIGHT, _ROOT, _STEEP, _PER_N, _PER_M1 = range(0, 12 * FILM, FILM)
 """Where in what is called ``film`` the signals begin that derivatives need: the first four before every sample and
 after the last, then input, inverse of the divider's denominator, what drives the panel, light, 1/√w, light per drive,
 and the inverse denominators of n and m1."""
@@ -152,7 +151,7 @@ def cell_backward(first, last, audio, coefficients, passed, grad_output, grad_au
     memory, carried = np.zeros((2, STATE_COUNT, WIDTH))
     turned, asked = np.zeros((2, PIECE * WIDTH))
     sound, wanted, turned_back = np.zeros((3, WIDTH, PIECE))
-    film = np.zeros(12 * _FILM)
+    film = np.zeros(12 * FILM)
     for top in range(first, last, WIDTH):
         rows = min(WIDTH, last - top)
         side_by_side(top, rows, coefficients, sides)
@@ -245,7 +244,7 @@ def cell_tangents(
     sides, memory = np.zeros((COUNT, WIDTH)), np.zeros((STATE_COUNT, WIDTH))
     turned, moved, d_sound = np.zeros((3, PIECE * WIDTH))
     sound, turned_back = np.zeros((2, WIDTH, PIECE))
-    film = np.zeros(12 * _FILM)
+    film = np.zeros(12 * FILM)
     of_sides, of_memory = np.zeros((WIDTH, groups, COUNT, WIDTH)), np.zeros((WIDTH, groups, STATE_COUNT, WIDTH))
     for top in range(first, last, WIDTH):
         rows = min(WIDTH, last - top)

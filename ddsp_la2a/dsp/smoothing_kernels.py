@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ddsp_la2a.dsp.compiling import compiled, inlined
-from ddsp_la2a.dsp.lanes import WIDTH, first_of, fma, later, load, magnitude, put, store, take, transpose, where
+from ddsp_la2a.dsp.lanes import WIDTH, fma, load, put, store, take, transpose, where
 
 PIECE = 128
 """Samples of a row whose signals stay in the first-level cache from one loop to the next; whole lanes."""
@@ -18,8 +18,15 @@ PIECE = 128
 NEXT_TO_NOTHING = 1e-300
 """What is smaller is made zero: a subnormal would linger in silence and take a hundred times as long."""
 
+FILM = (PIECE + 1) * WIDTH
+"""Numbers of a signal of all rows with the rows side by side, and one sample more."""
+
 _ROWS_WORTH_LANES = 3
-_LANE = np.arange(float(WIDTH))
+
+
+def pieces(samples):
+    """Into how many pieces so many samples are cut."""
+    return -(-samples // PIECE)
 
 
 @inlined
@@ -31,72 +38,82 @@ def follow(gain, target, attack, release):
 
 
 @compiled
-def follow_rows(rows, frames, attack, release, gain, signals, tile):
+def follow_rows(rows, frames, attack, release, gain, signals, goals, gains):
     """Smooth up to ``WIDTH`` rows in place: ``signals`` (WIDTH, PIECE) hold targets, then gains.
 
-    ``attack``, ``release`` and ``gain``, the last before and then after, have a number a lane. ``tile`` is scratch.
+    ``attack``, ``release`` and ``gain``, the last before and then after, have a number a lane. ``goals`` and ``gains``,
+    both of :data:`FILM` numbers, receive the targets and the gains before them, for :func:`adjoint_rows`.
     """
     if rows >= _ROWS_WORTH_LANES:
         attacks, releases, g = load(attack, 0), load(release, 0), load(gain, 0)
+        store(gains, 0, g)
         for start in range(0, frames, WIDTH):
-            transpose(signals, start, PIECE, tile, 0, WIDTH)
-            for n in range(0, WIDTH * WIDTH, WIDTH):
-                g = follow(g, load(tile, n), attacks, releases)
-                store(tile, n, g)
-            transpose(tile, 0, WIDTH, signals, start, PIECE)
+            first = start * WIDTH
+            transpose(signals, start, PIECE, goals, first, WIDTH)
+            for n in range(first, first + WIDTH * WIDTH, WIDTH):
+                g = follow(g, load(goals, n), attacks, releases)
+                store(gains, n + WIDTH, g)
+            transpose(gains, first + WIDTH, WIDTH, signals, start, PIECE)
     else:
         for row in range(rows):
-            a, r, gain_before = attack[row], release[row], gain[row]
+            a, r, g, first = attack[row], release[row], gain[row], row * PIECE
             for n in range(frames):
-                gain_before = follow(gain_before, signals[row, n], a, r)
-                signals[row, n] = gain_before
+                goals[first + n], gains[first + n] = signals[row, n], g
+                g = follow(g, signals[row, n], a, r)
+                signals[row, n] = g
     for row in range(rows):
         last = signals[row, frames - 1]
         gain[row] = 0.0 if abs(last) < NEXT_TO_NOTHING else last
 
 
 @inlined
-def adjoint(keep, drive, carry):
-    """b[n] = keep[n] (drive[n] + b[n + 1]) of all lanes, b beyond the last being ``carry``.
+def adjoint(goal, gain, drive, carry, attack, release):
+    """Adjoint of :func:`follow`, whose result is asked for ``drive`` from outside and ``carry`` by the sample after.
 
-    Three rounds, each of which joins neighbouring stretches (Hillis & Steele 1986, "Data parallel algorithms").
+    What the gain and the target are asked for, and attack and release.
     """
-    total = keep * drive
-    total = fma(keep, later(total, 1, 0.0), total)
-    keep = keep * later(keep, 1, 1.0)
-    total = fma(keep, later(total, 2, 0.0), total)
-    keep = keep * later(keep, 2, 1.0)
-    total = fma(keep, later(total, 4, 0.0), total)
-    keep = keep * later(keep, 4, 1.0)
-    return fma(keep, carry, total)
+    falls = goal < gain
+    coefficient = where(falls, attack, release)
+    keep, total = 1.0 - coefficient, drive + carry
+    moved = total * (goal - gain)
+    # Only one product waits for the sample after, as in `follow`.
+    return fma(keep, carry, keep * drive), total * coefficient, where(falls, moved, 0.0), where(falls, 0.0, moved)
 
 
 @compiled
-def cell_adjoint(frames, row, target, before, drive, share, attack, release, carry, wanted, sums, place):
-    """Adjoint of :func:`follow` over one piece of one row; returns that of the gain before the piece.
+def adjoint_rows(rows, frames, attack, release, carry, signals, goals, gains, asked_of_times, tile):
+    """Adjoint of :func:`follow_rows`: ``signals`` hold what the gains are asked for, then what the targets are.
 
-    ``drive`` times ``share`` is what the gains are asked for from outside, ``carry`` what the piece after asks for.
-    ``wanted`` has what the targets are asked for added to it; lanes number ``place`` of ``sums`` and the next ones the
-    same for attack and release. ``target`` is (rows, PIECE), the other signals (PIECE,); what stands there beyond
-    ``frames`` doesn't count.
+    ``carry`` is what the piece after asks of the last gain, then what this one asks of the gain before it.
+    ``asked_of_times`` (2, WIDTH), of attack and release, are added to. ``tile`` is scratch.
     """
-    of_attack, of_release = load(sums, place * WIDTH), load(sums, (place + 1) * WIDTH)
-    for start in range((frames - 1) // WIDTH * WIDTH, -1, -WIDTH):
-        counts = where(load(_LANE, 0) < float(frames - start), 1.0, 0.0)
-        goal, gain = load(target, row * PIECE + start), load(before, start)
-        coefficient = where(goal < gain, attack, release) * counts
-        asked = load(drive, start) * share
-        handed_on = adjoint(1.0 - coefficient, asked, carry)
-        total = asked + later(handed_on, 1, carry)
-        carry = first_of(handed_on)
-        carry = where(magnitude(carry) < NEXT_TO_NOTHING, 0.0, carry)
-        moved = total * (goal - gain) * counts
-        of_attack = of_attack + where(goal < gain, moved, 0.0)
-        of_release = of_release + where(goal < gain, 0.0, moved)
-        store(wanted, start, fma(total, coefficient, load(wanted, start)))
-    store(sums, place * WIDTH, of_attack)
-    store(sums, (place + 1) * WIDTH, of_release)
-    return carry
+    if rows >= _ROWS_WORTH_LANES:
+        attacks, releases, c = load(attack, 0), load(release, 0), load(carry, 0)
+        of_attack, of_release = load(asked_of_times, 0), load(asked_of_times, WIDTH)
+        for start in range((frames - 1) // WIDTH * WIDTH, -1, -WIDTH):
+            transpose(signals, start, PIECE, tile, 0, WIDTH)
+            for n in range(min(WIDTH, frames - start) - 1, -1, -1):
+                at, here = (start + n) * WIDTH, n * WIDTH
+                goal, gain, drive = load(goals, at), load(gains, at), load(tile, here)
+                c, wanted, a, r = adjoint(goal, gain, drive, c, attacks, releases)
+                of_attack, of_release = of_attack + a, of_release + r
+                store(tile, here, wanted)
+            transpose(tile, 0, WIDTH, signals, start, PIECE)
+        store(carry, 0, c)
+        store(asked_of_times, 0, of_attack)
+        store(asked_of_times, WIDTH, of_release)
+    else:
+        for row in range(rows):
+            first, c, of_attack, of_release = row * PIECE, carry[row], asked_of_times[0, row], asked_of_times[1, row]
+            for n in range(frames - 1, -1, -1):
+                goal, gain = goals[first + n], gains[first + n]
+                c, wanted, a, r = adjoint(goal, gain, signals[row, n], c, attack[row], release[row])
+                of_attack, of_release = of_attack + a, of_release + r
+                signals[row, n] = wanted
+            carry[row] = c
+            asked_of_times[0, row], asked_of_times[1, row] = of_attack, of_release
+    for row in range(rows):
+        carry[row] = 0.0 if abs(carry[row]) < NEXT_TO_NOTHING else carry[row]
 
 
 @inlined
@@ -110,51 +127,66 @@ def read(source, source_row, start, frames, signal, row):
 
 
 @compiled
-def smooth_forward(first, last, target, attack, release, state, smoothed):
-    """:func:`follow` on every row. ``smoothed`` is float64."""
-    frames = target.shape[1]
-    signals, tile = np.zeros((WIDTH, PIECE)), np.empty(WIDTH * WIDTH)
-    attacks, releases, gain = np.ones(WIDTH), np.ones(WIDTH), np.ones(WIDTH)
+def smooth_forward(first, last, target, attack, release, state, smoothed, passed):
+    """:func:`follow` on every row. Updates ``state``.
+
+    ``passed`` (rows, pieces) is empty, or receives the gain before every piece: all that the adjoint needs.
+    """
+    samples = target.shape[1]
+    signals, times, gain = np.zeros((WIDTH, PIECE)), np.ones((2, WIDTH)), np.ones(WIDTH)
+    goals, gains = np.empty((2, FILM))
     for top in range(first, last, WIDTH):
         rows = min(WIDTH, last - top)
         for row in range(rows):
-            attacks[row], releases[row], gain[row] = attack[top + row], release[top + row], state[top + row]
-        for start in range(0, frames, PIECE):
-            length = min(PIECE, frames - start)
+            times[0, row], times[1, row], gain[row] = attack[top + row], release[top + row], state[top + row]
+        for start in range(0, samples, PIECE):
+            frames = min(PIECE, samples - start)
             for row in range(rows):
-                read(target, top + row, start, length, signals, row)
-            follow_rows(rows, length, attacks, releases, gain, signals, tile)
+                if passed.shape[1] > 0:
+                    passed[top + row, start // PIECE] = gain[row]
+                read(target, top + row, start, frames, signals, row)
+            follow_rows(rows, frames, times[0], times[1], gain, signals, goals, gains)
             for row in range(rows):
-                here = (top + row) * frames + start
-                for n in range(length):
+                here = (top + row) * samples + start
+                for n in range(frames):
                     put(smoothed, here + n, signals[row, n])
+        for row in range(rows):
+            state[top + row] = gain[row]
 
 
 @compiled
-def smooth_backward(first, last, target, attack, release, state, smoothed, grad_smoothed, grad_target, grad_params):
-    """Adjoint of :func:`smooth_forward`; ``grad_params`` (rows, 3) receives attack, release and first state."""
-    frames = target.shape[1]
-    goal, drive = np.zeros((2, 1, PIECE))
-    before, wanted = np.zeros((2, PIECE))
-    for row in range(first, last):
-        sums = np.zeros((2, WIDTH))
-        carry = 0.0
-        for start in range((frames - 1) // PIECE * PIECE, -1, -PIECE):
-            length = min(PIECE, frames - start)
-            read(target, row, start, length, goal, 0)
-            read(grad_smoothed, row, start, length, drive, 0)
-            before[0] = smoothed[row, start - 1] if start > 0 else state[row]
-            here = row * frames + start
-            for n in range(1, length):
-                before[n] = take(smoothed, here + n - 1)
-            wanted[:] = 0.0
-            attack_here, release_here = attack[row], release[row]
-            carry = cell_adjoint(length, 0, goal, before, drive, 1.0, attack_here, release_here, carry, wanted, sums, 0)
-            for n in range(length):
-                put(grad_target, here + n, wanted[n])
-        grad_params[row, 0] = sums[0].sum()
-        grad_params[row, 1] = sums[1].sum()
-        grad_params[row, 2] = carry
+def smooth_backward(first, last, target, attack, release, passed, grad_smoothed, grad_target, grad_params):
+    """Adjoint of :func:`smooth_forward`, which is gone through again piece by piece, to the same bits.
+
+    ``passed`` is what it passed through. ``grad_params`` (rows, 3), of attack, release and state, holds the derivative
+    for the last state on entry and for the first on return.
+    """
+    samples = target.shape[1]
+    signals, times, gain, carry = np.zeros((WIDTH, PIECE)), np.ones((2, WIDTH)), np.ones(WIDTH), np.zeros(WIDTH)
+    goals, gains = np.empty((2, FILM))
+    tile = np.empty(WIDTH * WIDTH)
+    for top in range(first, last, WIDTH):
+        rows = min(WIDTH, last - top)
+        asked_of_times = np.zeros((2, WIDTH))
+        for row in range(rows):
+            times[0, row], times[1, row], carry[row] = attack[top + row], release[top + row], grad_params[top + row, 2]
+        for start in range((samples - 1) // PIECE * PIECE, -1, -PIECE):
+            frames = min(PIECE, samples - start)
+            for row in range(rows):
+                gain[row] = passed[top + row, start // PIECE]
+                read(target, top + row, start, frames, signals, row)
+            follow_rows(rows, frames, times[0], times[1], gain, signals, goals, gains)
+            for row in range(rows):
+                read(grad_smoothed, top + row, start, frames, signals, row)
+            adjoint_rows(rows, frames, times[0], times[1], carry, signals, goals, gains, asked_of_times, tile)
+            for row in range(rows):
+                here = (top + row) * samples + start
+                for n in range(frames):
+                    put(grad_target, here + n, signals[row, n])
+        for row in range(rows):
+            grad_params[top + row, 0] = asked_of_times[0, row]
+            grad_params[top + row, 1] = asked_of_times[1, row]
+            grad_params[top + row, 2] = carry[row]
 
 
 @compiled
