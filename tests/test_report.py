@@ -487,6 +487,13 @@ def test_curves_may_come_from_files_and_alone(tmp_path, write):
         assert "measured" not in page.ids()
 
 
+def test_an_output_that_is_always_louder_than_any_input(write):
+    static = static_curves_of("a").assign(output_dbfs=20.0)
+    page = write(scores_of({"a": 0.1}), static_curves=static)
+    assert "leader" not in re.search(r'<section id="measured">.*?</section>', page.source, re.S)[0]
+    assert "leader" in write(scores_of({"a": 0.1}), static_curves=static_curves_of("a")).source
+
+
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, -160.0, 1e300])
 def test_curves_with_gaps(write, odd):
     """A value that tells nothing leaves a gap and doesn't stretch the axes."""

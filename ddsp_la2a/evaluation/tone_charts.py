@@ -43,7 +43,8 @@ def static_curves(curves: pd.DataFrame, looks: Mapping[str, Mark], controls: Seq
     for words, part in _settings(curves, controls):
         panel = Panel(x, y, _about("Output level over input level", words, part, looks), words, height=340.0)
         low, high = max(x.low, y.low), min(x.high, y.high)
-        panel.line([low, high], [low, high], _UNCHANGED, "leader")
+        if low < high:
+            panel.line([low, high], [low, high], _UNCHANGED, "leader")
         _draw(panel, part, "input_dbfs", "output_dbfs", looks)
         found.append(panel.svg())
     return found
