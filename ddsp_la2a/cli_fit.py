@@ -307,7 +307,8 @@ def _compare(
     measured = workflow.measured_on_tones(
         ({"target": device} if device else {}) | boxes, frame[frame["split"] == "test"], unit, bar("measure", "tone")
     )
-    workflow.write_table(measured, out / "measured.csv")
+    for name, part in zip(("measured", "measured_static_curves", "measured_steps"), measured, strict=True):
+        workflow.write_table(part, out / f"{name}.csv")
     histories = {name: box.history for name, box in boxes.items() if hasattr(box, "history")}
     fit_of_it = {name: result.config[name] for name in ("data_sha256", "fit", "train_seconds", "seed")}
     about = {
@@ -324,7 +325,9 @@ def _compare(
         frame=frame,
         controls=unit,
         histories={workflow.GREY_BOX: result.history, **histories},
-        measured=measured,
+        measured=measured.numbers,
+        static_curves=measured.static_curves,
+        steps=measured.steps,
         about={name: said for name, said in about.items() if said},
         pages=workflow.write_pages(boxes, out),
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from ddsp_la2a.data.frame import Setting, positions_of, settings_of
 from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation import figures
 from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, Model
-from ddsp_la2a.evaluation.measure import measured_curves
+from ddsp_la2a.evaluation.measure import measure_traced, measured_curves
 from ddsp_la2a.evaluation.style import in_words
 from ddsp_la2a.evaluation.tones import LOWEST_SAMPLE_RATE
 from ddsp_la2a.export.description import describe
@@ -183,13 +183,24 @@ def settings_to_measure(frame: pd.DataFrame, controls: Sequence[Control] = LA2A_
     return [found[number] for number in kept]
 
 
+class OnTones(NamedTuple):
+    """What was measured, each table with a column ``model`` and one for every control."""
+
+    numbers: pd.DataFrame
+    """As :func:`~ddsp_la2a.evaluation.measure.measured_curves` gives them."""
+    static_curves: pd.DataFrame
+    """``input_dbfs`` and ``output_dbfs``."""
+    steps: pd.DataFrame
+    """``level_step``, ``time_s`` and ``tone_gain_db``; see :func:`~ddsp_la2a.evaluation.traces.steps_table`."""
+
+
 def measured_on_tones(
     models: Mapping[str, Model],
     frame: pd.DataFrame,
     controls: Sequence[Control] = LA2A_CONTROLS,
     progress: Callable[[int, int], object] | None = None,
-) -> pd.DataFrame:
-    """Threshold, ratio, knee, attack and release of models at :func:`settings_to_measure`, on a tone.
+) -> OnTones:
+    """Threshold, ratio, knee, attack and release of models at :func:`settings_to_measure`, and their curves, on a tone.
 
     External programs, too: they have been run on all recordings already, which as a rule are longer than the tones.
     One that fails on a tone is left out, with a warning in the log.
@@ -201,7 +212,7 @@ def measured_on_tones(
         progress: called with the number of tones done and their total after each.
 
     Returns:
-        as :func:`~ddsp_la2a.evaluation.measure.measured_curves`, setting by setting.
+        setting by setting.
 
     Raises:
         ValueError: none of the models could be measured, or one gave another length than it got.
@@ -209,18 +220,23 @@ def measured_on_tones(
     settings = settings_to_measure(frame, controls)
     chosen = [(name, model) for name, model in models.items() if not name.startswith("identity")]
     rate = max(audio_info(frame["raw_audio_path"].iloc[0]).sample_rate, LOWEST_SAMPLE_RATE)
-    tables, failed = [], set()
+    parts, failed = [], set()
     for done, (setting, (name, model)) in enumerate(itertools.product(settings, chosen), start=1):
         at: dict[str, Any] = dict(zip((control.name for control in controls), setting, strict=True))
         if name not in failed:
             try:
-                tables.append(measured_curves({name: model}, rate, **at))
+                numbers, *curves = measure_traced(model, rate, **at)
+                parts.append([each.assign(model=name, **at) for each in (pd.DataFrame([numbers]), *curves)])
             except ChildProcessError as error:
                 failed.add(name)
                 logger.warning("%s: not measured on a tone: %s", name, error)
         if progress is not None:
             progress(done, len(settings) * len(chosen))
-    return pd.concat(tables, ignore_index=True)
+    if not parts:
+        raise ValueError(f"models: expected one that can be measured on a tone, got {', '.join(models) or 'none'}")
+    first = ["model", *(control.name for control in controls)]
+    tables = [pd.concat(several, ignore_index=True) for several in zip(*parts, strict=True)]
+    return OnTones(*(table[[*first, *table.columns.difference(first, sort=False)]] for table in tables))
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,8 @@ _TAKEN = """
     track_id split take raw_audio_path processed_audio_path source device start_frame stop_frame raw processed mask
     recording self audio sample_rate channels linked model protocol setting_seen scored_from_s esr esr_dc_filtered
     esr_best_gain gain_offset_db gain_error_db mae mr_stft lufs_difference ldr_difference_db polarity parameters
-    real_time_factor train_seconds converged seed swept extrapolated waveform
+    real_time_factor train_seconds converged seed swept extrapolated waveform input_dbfs output_dbfs level_step time_s
+    tone_gain_db
 """.split()  # noqa: SIM905 - forty lines otherwise
 """What columns and arguments beside the controls are called."""
 

@@ -571,6 +571,7 @@ def test_check_says_what_is_wrong_and_what_to_do(run, tmp_path, record):
     assert last.startswith("1 error, 0 warning")
 
 
+TONE_FILES = {"measured.csv", "measured_static_curves.csv", "measured_steps.csv"}
 MEASURED_FILES = {"measured.csv", "measured.svg"}
 CURVE_FILES = {"curves.csv", "curves.svg", "static_curves.svg", "step_response.svg"}
 
@@ -844,7 +845,7 @@ def test_compare_writes_one_table_of_all(run, recordings, few_steps):
     ran = run("compare", recordings, "--out", "out", "--models", "identity,lstm-32", "--budget", 1, "--seeds", 2)
     assert ran.status == 0, ran.err
     found = {name for name in files_of(Path("out")) if not name.startswith("trained")}
-    assert found == CURVE_FILES | RUN_FILES | SCORE_FILES | {"measured.csv", "report.html", "grey-box.html"}
+    assert found == CURVE_FILES | RUN_FILES | SCORE_FILES | TONE_FILES | {"report.html", "grey-box.html"}
     assert sorted(path.name for path in Path("out/trained/lstm-32").iterdir()) == ["seed-0", "seed-1"]
     scored = pd.read_csv("out/scores.csv")
     assert set(scored["model"]) == {"grey-box", "lstm-32", *PROTOCOL_ROWS}
@@ -855,12 +856,15 @@ def test_compare_writes_one_table_of_all(run, recordings, few_steps):
     measured = pd.read_csv("out/measured.csv")
     models = ["grey-box", "published-gain", "published-filter", "lstm-32"]
     assert sorted(measured["model"]) == sorted(models * 2)
+    for name in TONE_FILES:
+        assert set(pd.read_csv(Path("out", name))["model"]) == set(models)
     assert sorted(set(zip(measured["compress_or_limit"], measured["peak_reduction"], strict=True))) == [
         (0, 50),
         (1, 80),
     ]
     report = Path("out/report.html").read_text(encoding="utf-8")
-    assert "Measured on a tone" in report
+    for words in ("Measured on a tone", "Static curves", "Step response"):
+        assert words in report
     assert "not distinguishable" in report
     assert "lstm-32" in report
     lines = ran.out.splitlines()

@@ -62,7 +62,8 @@ def test_models_are_measured_at_the_rate_of_the_recordings(frame, caplog):
     models = {"knob": Threshold(), "identity-filter": Threshold(), "program": failing}
     told = []
     with caplog.at_level(logging.WARNING):
-        table = compare.measured_on_tones(models, rows, progress=lambda done, total: told.append((done, total)))
+        measured = compare.measured_on_tones(models, rows, progress=lambda done, total: told.append((done, total)))
+    table, curves, steps = measured
     assert table[["model", "compress_or_limit", "peak_reduction"]].to_numpy().tolist() == [
         ["knob", 0, 20],
         ["knob", 1, 30],
@@ -71,9 +72,21 @@ def test_models_are_measured_at_the_rate_of_the_recordings(frame, caplog):
     for name, value in expected.items():
         assert table[name][1] == value, name
     assert np.diff(table["threshold_1db_dbfs"]) == pytest.approx(-10.0, abs=0.1)
+    settings = ["model", "compress_or_limit", "peak_reduction"]
+    assert list(curves) == [*settings, "input_dbfs", "output_dbfs"]
+    assert list(steps) == [*settings, "level_step", "time_s", "tone_gain_db"]
+    for each in (curves, steps):
+        assert each[settings].drop_duplicates().to_numpy().tolist() == [["knob", 0, 20], ["knob", 1, 30]]
+    higher, lower = (rows["output_dbfs"].to_numpy() for _, rows in curves.groupby("peak_reduction"))
+    np.testing.assert_allclose(lower[:-10] + 10.0, higher[10:], atol=0.05)  # a threshold 10 dB lower, and nothing else
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert len(caplog.messages) == 1
     assert "program: not measured on a tone: " in caplog.text
+
+
+def test_nothing_to_measure(frame):
+    with pytest.raises(ValueError, match=r"^models: expected one that can be measured on a tone, got identity$"):
+        compare.measured_on_tones({"identity": Threshold()}, frame)
 
 
 def test_a_page_for_every_model_with_curves_over_one_knob(tmp_path):

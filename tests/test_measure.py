@@ -19,6 +19,7 @@ from ddsp_la2a.evaluation.measure import (
     MEASURED,
     measure,
     measure_recording,
+    measure_traced,
     measured_curves,
     static_curve,
     step_response,
@@ -397,6 +398,42 @@ def test_curves_to_plot() -> None:
         gain = 10.0 ** ((since["gain_db"] - 3.0) / 20.0)
         left = (1.0 - 10.0 ** (-14.0 * 0.75 / 20.0)) * np.exp(-LN9 * (since["time_s"] - length) / 0.25)
         np.testing.assert_allclose(gain, 1.0 - left, atol=2e-3)
+
+
+def test_curves_and_numbers_come_from_one_pass() -> None:
+    class Counted(Fast):
+        passes = 0
+
+        def process(self, audio: np.ndarray, sample_rate: float) -> np.ndarray:
+            self.passes += 1
+            return super().process(audio, sample_rate)
+
+    model = Counted(**SETTINGS["soft"])
+    numbers, curve, steps = measure_traced(model, 16000, waveform="square")
+    assert model.passes == 1
+    assert numbers == measure(model, 16000, waveform="square")
+    np.testing.assert_allclose(curve, static_curve(model, 16000, waveform="square"), atol=1e-3)
+    assert list(steps) == ["level_step", "time_s", "tone_gain_db"]
+    assert len(steps) < 300
+    loud = 10.0 ** (-14.0 * 0.75 / 20.0)
+    ends = {"up": (0.0, 5.0), "back after short": (0.003, 5.0), "back after long": (0.003, 10.0)}
+    assert list(steps["level_step"].unique()) == list(ends)
+    for step, (begin, end) in ends.items():
+        rows = steps[steps["level_step"] == step]
+        assert rows["time_s"].iloc[0] == pytest.approx(begin + 0.0005)
+        assert rows["time_s"].iloc[-1] == pytest.approx(end - 0.0035, abs=0.001)
+        gain = 10.0 ** ((rows["tone_gain_db"] - 3.0) / 20.0)
+        time_ms = 5.0 if step == "up" else 250.0
+        left = np.exp(-LN9 * 1000.0 * rows["time_s"] / time_ms)
+        expected = loud + (1.0 - loud) * (left if step == "up" else 1.0 - left)
+        np.testing.assert_allclose(gain, expected, atol=5e-3)
+
+
+def test_curves_where_there_is_no_output() -> None:
+    _, curve, steps = measure_traced(Through(lambda audio: np.full_like(audio, np.nan)), 8000)
+    assert curve["output_dbfs"].isna().all()
+    assert steps["tone_gain_db"].isna().all()
+    assert np.isfinite(steps["time_s"]).all()
 
 
 def test_why_numbers_are_missing_comes_back_from_its_words() -> None:

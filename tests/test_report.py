@@ -74,6 +74,27 @@ def measured_of(models, settings=((0, 50), (1, 70)), **numbers):
     return pd.DataFrame([{"model": name, **at, **usual, **numbers} for at in rows for name in models])
 
 
+def static_curves_of(models, settings=((0, 50), (1, 70))):
+    """Static curves as measure_traced gives them: above −20 dBFS with a ratio of 4."""
+    level = np.arange(-60.0, 1.0)
+    curve = pd.DataFrame({"input_dbfs": level, "output_dbfs": np.minimum(level, -20.0 + (level + 20.0) / 4.0)})
+    return _at_settings(curve, models, settings)
+
+
+def steps_of(models, settings=((0, 50), (1, 70))):
+    """Step responses as measure_traced gives them: to 10 dB less gain and back."""
+    time = np.geomspace(0.004, 5.0, 30)
+    left = 10.0 * np.exp(-time / 0.1)
+    gains = {"up": left - 10.0, "back after short": -left, "back after long": -left}
+    steps = [pd.DataFrame({"level_step": step, "time_s": time, "tone_gain_db": gain}) for step, gain in gains.items()]
+    return _at_settings(pd.concat(steps, ignore_index=True), models, settings)
+
+
+def _at_settings(curve, models, settings):
+    each = itertools.product(models, settings)
+    return pd.concat(curve.assign(model=name, compress_or_limit=at[0], peak_reduction=at[1]) for name, at in each)
+
+
 @pytest.fixture
 def intervals(monkeypatch):
     """Differences with an interval of a point of a percent to either side, in place of the bootstrap."""
@@ -413,6 +434,83 @@ def test_without_measurements_there_is_no_such_section(write):
         assert "#measured" not in page.source
 
 
+def charts_in(page, section):
+    """Every chart of a section: its label, the lines, and what the marks say."""
+    part = re.search(rf'<section id="{section}">.*?</section>', page.source, re.S)[0]
+    found = []
+    for label, drawing in re.findall(
+        r'<svg class="chart" role="img" aria-label="([^"]*)"[^>]*>(.*?)</svg>', part, re.S
+    ):
+        lines = re.findall(r'<path class="(line|unit)" stroke="([^"]*)"[^>]* d="([^"]*)"', drawing)
+        found.append((html.unescape(label), lines, re.findall(r"<title>([^<]*)</title>", drawing)))
+    return found
+
+
+def test_static_curves_and_step_responses_of_all_models(write, models):
+    names = ["half", "grey-box", "my unit"]
+    how = {"static_curves": static_curves_of(names), "steps": steps_of(names), "models": models}
+    page = write(scores_of({"grey-box": 0.01, "half": 0.2}), measured=measured_of(names), **how)
+    charts = charts_in(page, "measured")
+    words = ("compress, peak reduction 50", "limit, peak reduction 70")
+    after = ("up to −6 dBFS", "back after 0.05 s", "back after 5 s")
+    assert [label for label, *_ in charts] == [
+        *(f"Output level over input level, {each}, of my unit, grey-box, half" for each in words),
+        *(f"Gain over time, {step}, {each}, of my unit, grey-box, half" for each in words for step in after),
+    ]
+    for _, lines, marks in charts:
+        # The unit is a broad line at the back, and the reference lies in front.
+        assert [line[:2] for line in lines] == [
+            ("unit", "var(--ink)"), ("line", "var(--c1)"), ("line", "var(--c0)")
+        ]  # fmt: skip
+        assert {mark.split(":")[0] for mark in marks} == {"half", "grey-box"}
+    for mark in charts[0][2]:
+        left, right = map(float, re.search(r": (\S+) dB at (\S+)$", mark).groups())
+        assert left == pytest.approx(min(right, -20.0 + (right + 20.0) / 4.0), abs=0.051)
+    legend = re.search(r'<h3 id="static">.*?<ul class="legend">(.*?)</ul>', page.source, re.S)[1]
+    assert re.findall(r"<bdi>([^<]*)</bdi>", legend) == ["my unit", "grey-box", "half"]
+    assert {"Static curves – simulated", "Step response – simulated"} <= set(page.headings())
+    # The grey box's own step response would be a second picture of the same.
+    plots = [a["aria-label"] for tag, a in page.elements if tag == "svg" and a["class"] == "plot"]
+    assert [label.split()[0] for label in plots] == ["Each", "Output"]
+
+
+def test_curves_may_come_from_files_and_alone(tmp_path, write):
+    scores = scores_of({"a": 0.1, "b": 0.2})
+    tables = {"static_curves": static_curves_of("ab"), "steps": steps_of("ab")}
+    for name, table in tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        page = write(scores, **{name: table})
+        assert page.source == write(scores, **{name: pd.read_csv(tmp_path / f"{name}.csv")}).source
+        assert page.source == write(scores, **{name: table.iloc[::-1]}).source
+        assert "#measured" in page.source
+        page = write(scores, **{name: table[:0]})
+        assert "measured" not in page.ids()
+
+
+def test_an_output_that_is_always_louder_than_any_input(write):
+    static = static_curves_of("a").assign(output_dbfs=20.0)
+    page = write(scores_of({"a": 0.1}), static_curves=static)
+    assert "leader" not in re.search(r'<section id="measured">.*?</section>', page.source, re.S)[0]
+    assert "leader" in write(scores_of({"a": 0.1}), static_curves=static_curves_of("a")).source
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, -160.0, 1e300])
+def test_curves_with_gaps(write, odd):
+    """A value that tells nothing leaves a gap and doesn't stretch the axes."""
+    static, steps = static_curves_of("ab"), steps_of("ab")
+    whole = charts_in(write(scores_of({"a": 0.1, "b": 0.2}), static_curves=static, steps=steps), "measured")
+    static["output_dbfs"] = static["output_dbfs"].where((static["input_dbfs"] != -30.0) | (static["model"] != "b"), odd)
+    steps["tone_gain_db"] = steps["tone_gain_db"].where((steps["time_s"] != 5.0) | (steps["model"] != "b"), odd)
+    page = write(scores_of({"a": 0.1, "b": 0.2}), static_curves=static, steps=steps)
+    found = charts_in(page, "measured")
+    assert [lines[1] for _, lines, _ in found] == [lines[1] for _, lines, _ in whole]
+    assert [lines[0][2].count("M") for _, lines, _ in found] == [2, 2, *[1] * 6]
+    assert not re.search(r'd="[^"]*(nan|inf|e\+)', page.source)
+    static["output_dbfs"] = steps["tone_gain_db"] = odd
+    page = write(scores_of({"a": 0.1, "b": 0.2}), static_curves=static, steps=steps)
+    assert not re.search(r'd="[^"]*(nan|inf|e\+)', page.source)
+
+
 def history(**more):
     steps = np.arange(1, 6)
     table = {"step": steps, "seconds": 2.0 * steps, "loss": 1 / steps, "validation_esr": 0.5 / steps}
@@ -482,7 +580,8 @@ def test_hostile_names_are_inert(write, frame, intervals):
     about = {name: name for name in HOSTILE}
     how = {"models": models, "frame": frame, "histories": histories, "about": about, "blocks": blocks_of(scores)}
     odd = measured_of([*HOSTILE, "</td><script>"], ratio_measured=np.nan, not_measured=f"ratio_measured: {HOSTILE[0]}")
-    page = write(scores, **how, measured=odd)
+    strangers = [*HOSTILE, "</svg><script>"]
+    page = write(scores, **how, measured=odd, static_curves=static_curves_of(strangers), steps=steps_of(strangers))
     assert measured_in(page)["limit, peak reduction 70"][0][0] == "</td><script>"
     assert "1 <script>alert(1)</script>." in page.words
     assert page.open == []
@@ -502,6 +601,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, models, frame):
     scores = scores_of({"grey-box": 0.01, "half": 0.2, "loud": 0.3})
     for name in ("a", "b"):
         how = {"histories": {"half": history()}, "about": {"x": 1}, "measured": measured_of(models)}
+        how |= {"static_curves": static_curves_of(models), "steps": steps_of(models)}
         la.report(scores, tmp_path / name, models=models, frame=frame, **how)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
@@ -688,6 +788,16 @@ def test_links_lead_nowhere_but_beside_the_report(tmp_path, models, path):
             {"measured": measured_of("a", settings=[(0, np.nan)])},
             "measured, column peak_reduction: expected 0 to 100, got nan",
         ),
+        (
+            scores_of({"a": 0.1}),
+            {"static_curves": static_curves_of("a").drop(columns="output_dbfs")},
+            "static_curves: expected also the columns output_dbfs, got input_dbfs, model, .* what measure_traced",
+        ),
+        (
+            scores_of({"a": 0.1}),
+            {"steps": steps_of("a").assign(level_step="down")},
+            "steps, column level_step: expected up, back after short, back after long, got down",
+        ),
     ],
     ids=[
         "path",
@@ -708,6 +818,8 @@ def test_links_lead_nowhere_but_beside_the_report(tmp_path, models, path):
         "measured number",
         "measured switch",
         "measured knob",
+        "static curves columns",
+        "steps' names",
     ],
 )
 def test_bad_input_is_one_clear_error_and_no_file(tmp_path, scores, more, message):

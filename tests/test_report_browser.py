@@ -16,6 +16,8 @@ from test_report import (  # noqa: F401 - a fixture among them
     intervals,
     measured_of,
     scores_of,
+    static_curves_of,
+    steps_of,
 )
 
 import ddsp_la2a as la
@@ -35,6 +37,7 @@ def page(recordings, tmp_path_factory):
     scores = scores_of({"grey-box": 0.01, "half": 0.2, "<b>loud</b>": 0.3})
     path = tmp_path_factory.mktemp("page") / "report.html"
     more = {"histories": {"half": history()}, "measured": measured_of([*models, "the unit"]), "about": {"seed": 0}}
+    more |= {"static_curves": static_curves_of([*models, "the unit"]), "steps": steps_of([*models, "the unit"])}
     la.report(scores, path, models=models, frame=frame, **more)
     return path
 
@@ -326,6 +329,7 @@ def test_hostile_names_do_nothing(browser, recordings, tmp_path, intervals):  # 
     models = {"grey-box": la.GreyBox(la.ControlNet(seed=3)), **{name: Gain() for name in HOSTILE}}
     how = {"models": models, "frame": la.index(recordings), "histories": dict.fromkeys(HOSTILE, history())}
     how["measured"] = measured_of(HOSTILE, ratio_measured=np.nan, not_measured=f"ratio_measured: {HOSTILE[0]}")
+    how |= {"static_curves": static_curves_of(HOSTILE), "steps": steps_of(HOSTILE)}
     about = {name: [name] for name in HOSTILE}
     la.report(scores, tmp_path / "x.html", blocks=blocks_of(scores), about=about, **how)
     browser.trouble.clear()

@@ -25,6 +25,9 @@ _COLOURS = 8
 _MUTED = {"identity": Mark("muted", "down", "2 2"), "identity-filter": Mark("muted", "square", "5 3")}
 """What does nothing to the dynamics stays in the background."""
 
+TARGET = Mark("ink", "circle", "")
+"""The unit itself, a broad line behind its models."""
+
 _GR_FRAME_S = 0.02
 _AUDIBLE_DB = -60.0
 _LETTER = 6.6

@@ -318,7 +318,7 @@ def step_response(model: GreyBox, sample_rate: float = 44100.0, title: str = "",
     where = ", ".join(in_words(name, position) for name, position in knobs.items())
     axes[0, 0].set_title(f"−40 → −10 → −40 dBFS (shaded: loud), {where}", loc="left", fontweight="bold")
     if axes[0, 0].get_legend_handles_labels()[1]:
-        axes[0, 0].legend(frameon=False)
+        axes[0, 0].legend(frameon=False, loc="lower right")  # "best" takes seconds to find among so many points
     return figure
 
 

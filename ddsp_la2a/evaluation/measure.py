@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,12 +38,21 @@ from numpy.typing import NDArray
 from ddsp_la2a.evaluation import readings, tones
 from ddsp_la2a.evaluation.evaluate import Model
 from ddsp_la2a.evaluation.tones import LEVELS_DBFS, Part, Waveform, cut_to_tone, tone_signal
-from ddsp_la2a.units import LEVEL_FLOOR, amplitude_to_db, db_to_amplitude
+from ddsp_la2a.evaluation.traces import (
+    processed,
+    static_curve,
+    static_output_dbfs,
+    static_table,
+    step_response,
+    steps_table,
+)
+from ddsp_la2a.units import LEVEL_FLOOR, db_to_amplitude
 
 __all__ = [
     "cut_to_tone",
     "measure",
     "measure_recording",
+    "measure_traced",
     "measured_curves",
     "static_curve",
     "step_response",
@@ -77,6 +86,17 @@ _STEP = 1.4
 
 _END_PERIODS = 2
 """Of a loud passage, in which the gain at its end is read."""
+
+
+class Traced(NamedTuple):
+    """What was measured, and what it was read from."""
+
+    numbers: dict[str, Any]
+    """As :func:`measure` gives them."""
+    static_curve: pd.DataFrame
+    """As :func:`static_curve` gives it, but 15 s after the long loud passage."""
+    steps: pd.DataFrame
+    """As :func:`~ddsp_la2a.evaluation.traces.steps_table` gives them."""
 
 
 def measure(
@@ -127,7 +147,7 @@ def measure(
         D. Giannoulis, M. Massberg, J. D. Reiss, "Digital dynamic range compressor design", JAES 60(6), 2012, eq. 4.
         IEC 60268-8: attack and recovery time of automatic gain control. AES17-2020: dBFS.
     """
-    output = _processed(model, tone_signal(sample_rate, waveform), sample_rate, positions)
+    output = processed(model, tone_signal(sample_rate, waveform), sample_rate, positions)
     return measure_recording(output, sample_rate, waveform=waveform)
 
 
@@ -161,60 +181,25 @@ def measure_recording(output: Any, sample_rate: float, *, waveform: Waveform = "
     if np.abs(output).max() <= LEVEL_FLOOR:
         return _row(dict.fromkeys(MEASURED, readings.none("the output is silent")))
     before, behind = np.split(output.astype(np.float64), [len(first.audio)])
-    return _row(_of_levels(_static_output_dbfs(behind, second)) | _of_passages(before, first, sample_rate))
+    return _row(_of_levels(static_output_dbfs(behind, second)) | _of_passages(before, first, sample_rate))
 
 
-def static_curve(
+def measure_traced(
     model: Model, sample_rate: float = 44100.0, *, waveform: Waveform = "sine", **positions: Any
-) -> pd.DataFrame:
-    """Output over input level of the steady state, from −60 to 0 dBFS.
-
-    Peak levels of the tone; each sounds for half a second and is read between 50 and 90 % of that. The unit has rested
-    before, while in :func:`measure` the levels come 15 s after the long loud passage.
+) -> Traced:
+    """Measure a model at one setting, and keep the curves that the numbers are read from; the tone is played once.
 
     Args:
         model, sample_rate, waveform, positions: as in :func:`measure`.
 
-    Returns:
-        ``input_dbfs`` and ``output_dbfs``, 61 rows; NaN where the output isn't finite.
-
     Raises:
         ValueError: as :func:`measure`.
     """
-    part = tones.levels(sample_rate, waveform)
-    output = _processed(model, part.audio, sample_rate, positions)
-    return pd.DataFrame({"input_dbfs": LEVELS_DBFS, "output_dbfs": _static_output_dbfs(output, part)})
-
-
-def step_response(
-    model: Model, sample_rate: float = 44100.0, *, waveform: Waveform = "sine", **positions: Any
-) -> pd.DataFrame:
-    """Gain over time around a short and a long loud passage, from −40 to −6 dBFS and back.
-
-    Args:
-        model, sample_rate, waveform, positions: as in :func:`measure`.
-
-    Returns:
-        One row a period of the tone (a millisecond) and passage: ``passage`` (short, long), ``time_s`` from the
-        beginning of the loud passage, which ends at 0.05 or 5 s, and ``gain_db``; from half a second before it to the
-        end of the recovery; NaN where the output is silent or not finite, and within 3 ms after a step back.
-
-    Raises:
-        ValueError: as :func:`measure`.
-    """
-    part = tones.passages(sample_rate, waveform)
-    output = _processed(model, part.audio, sample_rate, positions)
-    late = tones.latency(np.nan_to_num(output), part, sample_rate)
-    gain = np.abs(tones.gains(output, part, late))
-    gain_db = np.where(gain > LEVEL_FLOOR, amplitude_to_db(gain), np.nan)
-    tables = []
-    for name, loud in (("short", tones.SHORT), ("long", tones.LONG)):
-        start, end, recovered = part.passages[loud].start, part.passages[loud].stop, part.passages[loud + 1].stop
-        gain_db[end : end + readings.UNREAD_PERIODS] = np.nan
-        rows = np.arange(start - round(0.5 * sample_rate / part.period), recovered)
-        times = (rows - start + 0.5) * part.period / sample_rate
-        tables.append(pd.DataFrame({"passage": name, "time_s": times, "gain_db": gain_db[rows]}))
-    return pd.concat(tables, ignore_index=True)
+    first, second = tones.passages(sample_rate, waveform), tones.levels(sample_rate, waveform)
+    output = processed(model, tone_signal(sample_rate, waveform), sample_rate, positions)
+    before, behind = np.split(output, [len(first.audio)])
+    numbers = measure_recording(output, sample_rate, waveform=waveform)
+    return Traced(numbers, static_table(behind, second), steps_table(before, first, sample_rate))
 
 
 def measured_curves(
@@ -243,19 +228,6 @@ def measured_curves(
         for name, model in models.items()
         for at in settings
     )
-
-
-def _processed(model: Model, audio: Array, sample_rate: float, positions: Mapping[str, Any]) -> Array:
-    output = np.asarray(model.process(audio.astype(np.float32), sample_rate, **positions))
-    if output.shape != audio.shape:
-        raise ValueError(f"model: expected output of shape {audio.shape}, got {output.shape}")
-    return np.where(np.isfinite(output), output, np.nan).astype(np.float64)
-
-
-def _static_output_dbfs(output: Array, part: Part) -> Array:
-    gain = tones.gains(output, part)
-    steady = [np.abs(gain[tones.steady(passage)].mean()) for passage in part.passages[1:]]
-    return LEVELS_DBFS + np.asarray(amplitude_to_db(np.array(steady)))
 
 
 def _of_levels(output_dbfs: Array) -> dict[str, readings.Reading]:

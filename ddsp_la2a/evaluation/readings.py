@@ -187,7 +187,7 @@ def release_ms(gain: Array, rest: float, loud: float, share: float, sample_rate:
     """
     if why := _unmoved(rest, loud):
         return none(why)
-    way = (_smoothed(gain) - loud) / (rest - loud)
+    way = (smoothed(gain) - loud) / (rest - loud)
     at = 1000.0 * period / sample_rate * (np.arange(len(gain)) + 0.5)
     milliseconds = _crossing(at[UNREAD_PERIODS:], way[UNREAD_PERIODS:], share)
     if math.isnan(milliseconds):
@@ -196,7 +196,7 @@ def release_ms(gain: Array, rest: float, loud: float, share: float, sample_rate:
     return Reading(milliseconds)
 
 
-def _smoothed(gain: Array) -> Array:
+def smoothed(gain: Array) -> Array:
     """Mean over a twentieth of the time that has passed to either side: less noise, and hardly another exponential."""
     number = np.arange(len(gain))
     half = np.minimum(number // 20, len(gain) - 1 - number)

@@ -13,12 +13,17 @@ import pandas as pd
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.index import read_frame
-from ddsp_la2a.evaluation import charts, report_audio
+from ddsp_la2a.evaluation import charts, report_audio, tone_charts
 from ddsp_la2a.evaluation.evaluate import Model
-from ddsp_la2a.evaluation.report_measured import checked_measured, table_of
+from ddsp_la2a.evaluation.report_measured import (
+    checked_measured,
+    checked_static_curves,
+    checked_steps,
+    table_of,
+)
 from ddsp_la2a.evaluation.report_models import GreyBoxPictures, pictures
 from ddsp_la2a.evaluation.report_tables import SOURCE_WORDS, Group, checked_scores, groups, reference_of
-from ddsp_la2a.evaluation.svg import Mark, in_the_dark, line_swatch, swatch
+from ddsp_la2a.evaluation.svg import in_the_dark, line_swatch, swatch
 from ddsp_la2a.files import replacing
 from ddsp_la2a.html import inert_json, rendered, template
 
@@ -30,7 +35,6 @@ MOST_HEARD = 12
 """Models that can be listened to."""
 
 _MOST_GREY_BOXES = 3
-_TARGET = Mark("ink", "circle", "")
 
 
 def report(
@@ -44,6 +48,8 @@ def report(
     split: str = "test",
     histories: Mapping[str, pd.DataFrame] | None = None,
     measured: pd.DataFrame | None = None,
+    static_curves: pd.DataFrame | None = None,
+    steps: pd.DataFrame | None = None,
     about: Mapping[str, Any] | None = None,
     pages: Mapping[str, str] | None = None,
 ) -> None:
@@ -65,6 +71,9 @@ def report(
         histories: model → table with ``seconds`` or ``step``, and ``validation_esr`` or ``error``.
         measured: what :func:`~ddsp_la2a.evaluation.measure.measured_curves` gives, of models or, by another name, of a
             recording of the unit itself.
+        static_curves, steps: of models and unit in the same way, what
+            :func:`~ddsp_la2a.evaluation.measure.measure_traced` gives, each with a column ``model`` and one for every
+            control.
         about: what was run, such as versions, data hash, seeds, settings and commands; may hold mappings and lists.
         pages: model → path, relative to the report, of a page on which its knob can be turned; models whose curves are
             drawn are linked to theirs.
@@ -89,10 +98,12 @@ def report(
     ranked = [row.model for group in found for row in group.rows]
     names = list(dict.fromkeys([reference, *ranked, *names]))
     on_tones = None if measured is None else checked_measured(measured, controls)
+    levels = None if static_curves is None else checked_static_curves(static_curves, controls)
+    stepped = None if steps is None else checked_steps(steps, controls)
     page = _Page(found, names, reference, controls, split)
     page.add_comparison(histories or {})
+    page.add_on_tones(on_tones, levels, stepped)
     page.add_grey_boxes(models, pages or {})
-    page.add_measured(on_tones)
     passages: list[report_audio.Passage] = []
     if models and frame is not None:
         heard = {name: models[name] for name in names if name in models}
@@ -136,7 +147,7 @@ class _Page:
             "reference": reference,
             "words": SOURCE_WORDS,
             "swatches": {name: swatch(mark) for name, mark in self.looks.items()},
-            "unit_swatch": line_swatch(_TARGET, "track target"),
+            "unit_swatch": line_swatch(charts.TARGET, "unit"),
             "split": split,
             "unheard": [],
         }
@@ -152,18 +163,31 @@ class _Page:
         self.values["simulated"] = sources == {"simulated"}
 
     def add_grey_boxes(self, models: Mapping[str, Model], pages: Mapping[str, str]) -> None:
-        """Curves of the models that have some, the reference first, and links to where they can be played with."""
+        """Curves of the models that have some, the reference first, and links to where they can be played with.
+
+        Where every model's step response was measured, the grey boxes' own isn't drawn again.
+        """
         boxes: list[GreyBoxPictures] = []
         explicit = [name for name in self.names if hasattr(models.get(name), "curves")]
         for number, name in enumerate(explicit[:_MOST_GREY_BOXES]):
-            boxes.append(pictures(name, models[name], f"box{number}", self.colours))
+            boxes.append(pictures(name, models[name], f"box{number}", self.colours, step=not self.values["steps"]))
         self.values["boxes"], self.values["undrawn"] = boxes, explicit[_MOST_GREY_BOXES:]
         self.values["pages"] = {name: quote(path) for name, path in pages.items()}
 
-    def add_measured(self, measured: pd.DataFrame | None) -> None:
-        """What was read from a tone."""
+    def add_on_tones(
+        self, measured: pd.DataFrame | None, levels: pd.DataFrame | None, steps: pd.DataFrame | None
+    ) -> None:
+        """What was read from a tone, and the curves that it was read from."""
         found = None if measured is None else table_of(measured, self.names, self.controls)
         self.values["measured"] = found if found and found.settings else None
+        for name, table, draw in (
+            ("static_curves", levels, tone_charts.static_curves),
+            ("steps", steps, tone_charts.steps),
+        ):
+            self.values[name] = [] if table is None else draw(table, self.looks, self.controls)
+        names = tone_charts.drawn([levels, steps], self.looks)
+        swatches, unit = self.values["swatches"], self.values["unit_swatch"]
+        self.values["tones_legend"] = [(name, swatches.get(name, unit)) for name in names]
 
     def passages(self, models: Mapping[str, Model], frame: pd.DataFrame | str | Path) -> list[report_audio.Passage]:
         """Passages of the frame through the models, and the track of gain reduction over the first of them."""
@@ -177,10 +201,10 @@ class _Page:
         found = report_audio.passages(heard, chosen, self.controls)
         first = found[0]
         shown = [name for name in (self.reference, self._black_box(heard)) if name in heard]
-        tracks = [("target", first.signals[1], _TARGET)]
+        tracks = [("target", first.signals[1], charts.TARGET)]
         tracks += [(name, first.signals[first.names.index(name, 2)], self.looks[name]) for name in shown]
         self.values["track"] = charts.gain_track(first.signals[0], tracks, first.sample_rate)
-        legend = [("target", line_swatch(_TARGET, "track target"))]
+        legend = [("target", line_swatch(charts.TARGET, "track target"))]
         legend += [(name, line_swatch(self.looks[name], "track")) for name in shown]
         self.values["track_of"], self.values["track_legend"] = first, legend
         return found

@@ -1,4 +1,4 @@
-"""What a report says of threshold, ratio, knee, attack and release, measured on a tone."""
+"""What a report says of threshold, ratio, knee, attack and release, measured on a tone, and of the curves behind."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ddsp_la2a.controls import Control
 from ddsp_la2a.evaluation.readings import reasons_by_name
 from ddsp_la2a.evaluation.report_tables import checked_name, numbers_in, refuse_missing
 from ddsp_la2a.evaluation.style import in_words
+from ddsp_la2a.evaluation.traces import STEPS
 
 SHOWN = {
     "threshold_1db_dbfs": -math.inf,
@@ -56,20 +57,49 @@ def checked_measured(measured: Any, controls: Sequence[Control]) -> pd.DataFrame
     Raises:
         ValueError: missing columns or names, positions that the unit hasn't, or something else than numbers.
     """
-    if not isinstance(measured, pd.DataFrame):
-        raise ValueError(f"measured: expected a DataFrame, got {type(measured).__name__}")
+    return _checked("measured", measured, controls, tuple(SHOWN), ("not_measured",), "use what measured_curves() gives")
+
+
+def checked_static_curves(curves: Any, controls: Sequence[Control]) -> pd.DataFrame:
+    """The static curves, as :func:`checked_measured` checks the measurements.
+
+    Raises:
+        ValueError: as there.
+    """
+    numbers = ("input_dbfs", "output_dbfs")
+    return _checked("static_curves", curves, controls, numbers, (), "use what measure_traced() gives")
+
+
+def checked_steps(steps: Any, controls: Sequence[Control]) -> pd.DataFrame:
+    """The step responses, as :func:`checked_measured` checks the measurements.
+
+    Raises:
+        ValueError: as there, or a step that isn't one of :data:`~ddsp_la2a.evaluation.traces.STEPS`.
+    """
+    numbers = ("time_s", "tone_gain_db")
+    rows = _checked("steps", steps, controls, numbers, ("level_step",), "use what measure_traced() gives")
+    unknown = sorted({str(step) for step in rows["level_step"]} - set(STEPS))
+    if unknown:
+        raise ValueError(f"steps, column level_step: expected {', '.join(STEPS)}, got {', '.join(unknown)}")
+    return rows
+
+
+def _checked(
+    name: str, table: Any, controls: Sequence[Control], numbers: Sequence[str], more: Sequence[str], advice: str
+) -> pd.DataFrame:
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"{name}: expected a DataFrame, got {type(table).__name__}")
     positions = [control.name for control in controls]
-    needed = ("model", *positions, *SHOWN, "not_measured")
-    refuse_missing("measured", measured, needed, "use what measured_curves() gives")
-    rows = measured.reset_index(drop=True)
-    names = [checked_name("measured", value, "names in the column model") for value in rows["model"]]
+    refuse_missing(name, table, ("model", *positions, *numbers, *more), advice)
+    rows = table.reset_index(drop=True)
+    names = [checked_name(name, value, "names in the column model") for value in rows["model"]]
     rows["model"] = pd.Series(names, dtype=object)
-    for column in (*positions, *SHOWN):
-        rows[column] = numbers_in("measured", rows[column])
+    for column in (*positions, *numbers):
+        rows[column] = numbers_in(name, rows[column])
     for control in controls:
-        for position in rows[control.name]:
+        for position in rows[control.name].unique():
             if not control.holds(position):
-                raise ValueError(f"measured, column {control.name}: expected {control.positions}, got {position:g}")
+                raise ValueError(f"{name}, column {control.name}: expected {control.positions}, got {position:g}")
     return rows
 
 

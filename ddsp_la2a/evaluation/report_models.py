@@ -48,7 +48,7 @@ class GreyBoxPictures:
     has_intervals: bool
 
 
-def pictures(name: str, model: Any, prefix: str, colours: dict[str, str]) -> GreyBoxPictures:
+def pictures(name: str, model: Any, prefix: str, colours: dict[str, str], *, step: bool = True) -> GreyBoxPictures:
     """Draw a grey box.
 
     Args:
@@ -56,6 +56,7 @@ def pictures(name: str, model: Any, prefix: str, colours: dict[str, str]) -> Gre
         model: a :class:`~ddsp_la2a.GreyBox`, or what has its ``curves``, ``controls``, ``stages`` and ``middle``.
         prefix: of the ids in its pictures.
         colours: see :func:`~ddsp_la2a.evaluation.svg.inlined`.
+        step: draw its step response.
     """
     info = getattr(model, "info", {})
     source = info.get("source", "")
@@ -68,8 +69,11 @@ def pictures(name: str, model: Any, prefix: str, colours: dict[str, str]) -> Gre
         learned = inlined(drawn, f"{prefix}-learned", "Each learned parameter over the knob.", colours)
         header, rows = _card(curves, model.controls)
     static = inlined(figures.static_curves(model), f"{prefix}-static", "Output level over input level.", colours)
-    step = inlined(figures.step_response(model), f"{prefix}-step", "Gain over time for a step of level.", colours)
-    output = ""
+    stepped = output = ""
+    if step:
+        stepped = inlined(
+            figures.step_response(model), f"{prefix}-step", "Gain over time for a step of level.", colours
+        )
     if model.has_one_output_filter:
         about = "Magnitude and phase of the output filter."
         output = inlined(figures.output_stage(model.output_filter()), f"{prefix}-output", about, colours)
@@ -78,7 +82,7 @@ def pictures(name: str, model: Any, prefix: str, colours: dict[str, str]) -> Gre
         source=source if isinstance(source, str) else ", ".join(map(str, source)),
         learned=learned,
         static=static,
-        step=step,
+        step=stepped,
         output=output,
         header=header,
         rows=rows,
