@@ -1,8 +1,8 @@
 """Conversions between decibels, amplitudes, integer full scale and time constants.
 
 The only module in which these constants live. All functions take Python numbers, numpy arrays or torch tensors and
-return the same kind, so that one formula serves the signal path, the fit and the tests. Tensors are known by their
-methods: who only looks through recordings needn't wait for torch.
+return the same kind, so that one formula serves the signal path, the fit and the tests. Tensors are known by a method:
+who only looks through recordings needn't wait for torch.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ RISE_TIME_TO_TIME_CONSTANT = math.log(9.0)
 """A one-pole's 10–90 % rise time is ln 9 ≈ 2.197 of its time constants."""
 
 
+def _by_numpy(value: Any) -> bool:
+    # The first question is for torch.compile, to which an array has what a tensor has.
+    return isinstance(value, np.ndarray) or not hasattr(value, "clamp_min")
+
+
 def _exp(value: Any) -> Any:
-    return value.exp() if hasattr(value, "exp") else np.exp(value)
+    return np.exp(value) if _by_numpy(value) else value.exp()
 
 
 def _log(value: Any) -> Any:
-    return value.log() if hasattr(value, "log") else np.log(value)
+    return np.log(value) if _by_numpy(value) else value.log()
 
 
 def db_to_amplitude(db: Any) -> Any:
@@ -43,9 +48,9 @@ def db_to_amplitude(db: Any) -> Any:
 
 def amplitude_to_db(amplitude: Any) -> Any:
     """Level in dB of an amplitude, floored at :data:`LEVEL_FLOOR`: 20 log10(max(amplitude, 1e-8))."""
-    if hasattr(amplitude, "clamp_min"):
-        return DB_PER_NEPER * amplitude.clamp_min(LEVEL_FLOOR).log()
-    return DB_PER_NEPER * np.log(np.maximum(amplitude, LEVEL_FLOOR))
+    if _by_numpy(amplitude):
+        return DB_PER_NEPER * np.log(np.maximum(amplitude, LEVEL_FLOOR))
+    return DB_PER_NEPER * amplitude.clamp_min(LEVEL_FLOOR).log()
 
 
 def rise_time_to_coefficient(time_ms: Any, sample_rate: float) -> Any:
@@ -53,13 +58,23 @@ def rise_time_to_coefficient(time_ms: Any, sample_rate: float) -> Any:
 
     The pole is 1 − α. Computed with expm1, so that long times keep all their digits.
     """
-    exponent = (-RISE_TIME_TO_TIME_CONSTANT * 1000.0 / sample_rate) / time_ms
-    return -exponent.expm1() if hasattr(exponent, "expm1") else -np.expm1(exponent)
+    exponent = _decay_of_a_sample(time_ms, sample_rate)
+    return -np.expm1(exponent) if _by_numpy(exponent) else -exponent.expm1()
+
+
+def rise_time_derivative(time_ms: Any, sample_rate: float) -> Any:
+    """Derivative of :func:`rise_time_to_coefficient` for the time, per millisecond."""
+    exponent = _decay_of_a_sample(time_ms, sample_rate)
+    return _exp(exponent) * exponent / time_ms
+
+
+def _decay_of_a_sample(time_ms: Any, sample_rate: float) -> Any:
+    return (-RISE_TIME_TO_TIME_CONSTANT * 1000.0 / sample_rate) / time_ms
 
 
 def coefficient_to_rise_time(coefficient: Any, sample_rate: float) -> Any:
     """10–90 % rise time in milliseconds of a one-pole coefficient α; inverse of :func:`rise_time_to_coefficient`."""
-    decay = (-coefficient).log1p() if hasattr(coefficient, "log1p") else np.log1p(-coefficient)
+    decay = np.log1p(-coefficient) if _by_numpy(coefficient) else (-coefficient).log1p()
     return -RISE_TIME_TO_TIME_CONSTANT * 1000.0 / (decay * sample_rate)
 
 

@@ -469,9 +469,9 @@ def test_values_are_checked_in_forward_mode_and_shapes_under_vmap() -> None:
 def test_states_are_kept_for_a_backward_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
 
-    def spy(kernel: Any, rows: int, samples: int, *arrays: np.ndarray) -> None:
+    def spy(kernel: Any, rows: int, samples: int, *arrays: np.ndarray) -> list[float]:
         kept.append(arrays[-2].shape)
-        over_rows(kernel, rows, samples, *arrays)
+        return over_rows(kernel, rows, samples, *arrays)
 
     monkeypatch.setattr("ddsp_la2a.dsp.fused.over_rows", spy)
     audio, ratio = rows_of_bursts(2, 500), torch.tensor(4.0, requires_grad=True)

@@ -20,6 +20,7 @@ from ddsp_la2a.dsp.lanes import (
     put,
     smaller,
     store,
+    sum_of,
     take,
     transpose,
     where,
@@ -123,6 +124,15 @@ def test_whether_a_condition_holds_anywhere() -> None:
     assert [any_above(np.roll(a, n), WIDTH - 1.5) for n in range(WIDTH)] == [True] * WIDTH
     assert not any_above(a, WIDTH - 1.0)
     assert not any_above(np.full(WIDTH, math.nan), -1.0)
+
+
+@numba.njit
+def summed(a):
+    return sum_of(load(a, 0))
+
+
+def test_the_sum_of_all_lanes() -> None:
+    assert summed(2.0 ** np.arange(WIDTH)) == 2.0**WIDTH - 1.0
 
 
 @numba.njit

@@ -634,9 +634,9 @@ def test_derivative_for_one_input_of_the_derivative_for_another_is_refused() -> 
 def test_states_are_kept_for_a_backward_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
 
-    def spy(kernel: Any, rows: int, samples: int, *arrays: np.ndarray) -> None:
+    def spy(kernel: Any, rows: int, samples: int, *arrays: np.ndarray) -> list[float]:
         kept.append(arrays[-1].shape)
-        over_rows(kernel, rows, samples, *arrays)
+        return over_rows(kernel, rows, samples, *arrays)
 
     monkeypatch.setattr("ddsp_la2a.dsp.optical_cell.over_rows", spy)
     audio, params = rows_of_bursts(2, 500), params_of(CELL, light_ms=torch.tensor(0.5, requires_grad=True))

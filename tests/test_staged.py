@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ddsp_la2a.dsp import fused
+from ddsp_la2a.dsp.coefficients import CARD, STAGES
 from ddsp_la2a.dsp.compressor import CompressorParams, compressor, rest_state, stage_coefficients
 from ddsp_la2a.dsp.kernels import COEFFICIENTS, STATES
 from ddsp_la2a.dsp.output_stage import OutputFilter
@@ -107,7 +108,7 @@ def clearance(stages, inputs: dict[str, Tensor]) -> float:
     core = state[:, :4] if state.ndim == 2 else torch.stack([state, state, 0.0 * state, 0.0 * state], 1)
     form = fused.Form(stages.feedback, two_cells=True, shelf=True)
     fast, slow, heard = fused.signals(inputs["audio"], coefficients, form, core).unbind(1)
-    threshold, slope, knee = (coefficients[:, k, None] for k in range(3))
+    threshold, slope, knee = torch.from_numpy(coefficients)[:, :3, None].unbind(1)
     above = 20.0 * heard.abs().log10() - threshold
     inside = -slope * (above + 0.5 * knee).square() / (2.0 * knee)
     gain_db = torch.where(above >= 0.5 * knee, -slope * above, torch.where(above <= -0.5 * knee, 0.0, inside))
@@ -165,10 +166,10 @@ def test_coefficients_of_stages_that_are_off_leave_every_bit(dtype: type) -> Non
     audio = rows_of_bursts(3, 3000, dtype)
     setting = {name: value * torch.tensor([1.0, 1.1, 0.9], dtype=torch.float64) for name, value in SETTING.items()}
     plain, last = compressor(audio, CompressorParams(**setting), RATE, state=0.7, return_state=True)
-    coefficients = stage_coefficients(CompressorParams(**setting), RATE)
-    assert coefficients.shape == (3, len(COEFFICIENTS))
+    assert stage_coefficients(CompressorParams(**setting), RATE).shape == (3, len(COEFFICIENTS))
+    card = torch.stack([setting[name] for name in CARD], dim=1)
     rest = torch.tensor([[0.7, 0.7, 0.0, 0.0]], dtype=torch.float64).expand(3, -1)
-    output, state = fused.compress(audio, coefficients, fused.Form(two_cells=True, shelf=True), rest)
+    output, state = fused.compress(audio, card, card[:, :0], fused.Form(two_cells=True, shelf=True), RATE, rest)
     assert torch.equal(output, plain)
     assert torch.equal(state[:, 0], last)
     assert torch.equal(state[:, 1], last)
@@ -344,12 +345,13 @@ def test_any_coefficients_have_the_same_derivatives_in_both_modes(stages, two_ce
     inputs, form = away_from_kinks(stages, 2, 12), fused.Form(stages.feedback, two_cells, shelf)
     numbers = {name: value for name, value in inputs.items() if name in (*SETTING, *STAGE_NUMBERS)}
     coefficients = stage_coefficients(CompressorParams(**numbers, feedback=form.feedback), RATE)
-    at = (inputs["audio"], coefficients, inputs["state"])
+    card = torch.stack([inputs[name] for name in CARD], dim=1)
+    at = (inputs["audio"], card, torch.from_numpy(coefficients[:, STAGES]), inputs["state"])
     directions = tuple(random_like(at, 1))
 
     def function(*values: Tensor) -> tuple[Tensor, Tensor]:
-        audio, numbers, state = values
-        return fused.compress(audio, numbers, form, state)
+        *given, state = values
+        return fused.compress(*given, form, RATE, state)
 
     _, forward = torch.func.jvp(function, at, directions)
     weights = tuple(random_like(forward, 2))
@@ -606,9 +608,9 @@ def test_signals_are_kept_for_a_backward_pass_only(monkeypatch: pytest.MonkeyPat
     kept = []
     over_rows = fused.over_rows
 
-    def spy(kernel: Any, rows: int, samples: int, *arrays: Any) -> None:
+    def spy(kernel: Any, rows: int, samples: int, *arrays: Any) -> list[float]:
         kept.append(arrays[-1].size)
-        over_rows(kernel, rows, samples, *arrays)
+        return over_rows(kernel, rows, samples, *arrays)
 
     monkeypatch.setattr("ddsp_la2a.dsp.fused.over_rows", spy)
     audio, ratio = rows_of_bursts(2, 50), torch.tensor(4.0, requires_grad=True)

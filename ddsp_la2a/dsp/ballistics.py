@@ -15,8 +15,9 @@ from ddsp_la2a.dsp.compiling import over_rows
 
 
 def number_or_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
-    """A float64 number, or one a row of ``like``, on its device; keeps the graph."""
-    tensor = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    """A number, or one a row of ``like``, on its device; keeps the graph."""
+    dtype = None if isinstance(value, Tensor) else torch.float64
+    tensor = torch.as_tensor(value, dtype=dtype, device=like.device)
     rows = like.shape[0]
     if tensor.shape not in ((), (1,), (rows,)):
         got = tuple(tensor.shape)
@@ -25,8 +26,8 @@ def number_or_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
 
 
 def per_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
-    """The same for every row, contiguous."""
-    return number_or_row(value, name, like).expand(like.shape[0]).contiguous()
+    """The same in float64 for every row, contiguous."""
+    return number_or_row(value, name, like).double().expand(like.shape[0]).contiguous()
 
 
 def or_zeros(derivative: Tensor | None, like: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def or_zeros(derivative: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if derivative is None else derivative
 
 
-def as_array(tensor: Tensor) -> NDArray[np.floating]:
+def as_array(tensor: Tensor) -> NDArray[Any]:
     """The tensor's values as the kernels read them: on the CPU, C-contiguous; shared where they are so already."""
     return np.ascontiguousarray(tensor.numpy(force=True))
 

@@ -58,17 +58,20 @@ REORDERED = frozenset({"contract", "reassoc"})
 inlined = numba.njit(inline="always")
 
 
-def over_rows(kernel: Any, rows: int, samples: int, *arguments: Any) -> None:
-    """Run ``kernel(first, last, *arguments)`` on groups of rows, in as many threads as torch may use."""
+def over_rows(kernel: Any, rows: int, samples: int, *arguments: Any) -> list[Any]:
+    """Run ``kernel(first, last, *arguments)`` on groups of rows, in as many threads as torch may use.
+
+    Returns:
+        What it returned for each group.
+    """
     threads = min(rows, torch.get_num_threads(), 1 + rows * samples // _SAMPLES_WORTH_A_THREAD)
     edges = [rows * i // threads for i in range(threads + 1)] if threads > 1 else [0, rows]
     others = [_helpers().submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(edges[1:])]
     try:
-        kernel(edges[0], edges[1], *arguments)
+        first = kernel(edges[0], edges[1], *arguments)
     finally:
         wait(others)
-    for done in others:
-        done.result()
+    return [first, *(done.result() for done in others)]
 
 
 @cache

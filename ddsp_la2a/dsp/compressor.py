@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ddsp_la2a.dsp import fused, output_stage
-from ddsp_la2a.dsp.ballistics import number_or_row, per_row, smooth
-from ddsp_la2a.dsp.checks import check_audio, check_sample_rate, known_any
-from ddsp_la2a.dsp.curve import slope_of, sloped_gain_db, static_gain_db
+from ddsp_la2a.dsp.ballistics import as_array, number_or_row, per_row, smooth
+from ddsp_la2a.dsp.checks import check_audio, check_finite, check_sample_rate, known_any
+from ddsp_la2a.dsp.coefficients import CARD, Array, to_coefficients
+from ddsp_la2a.dsp.curve import sloped_gain_db, static_gain_db
 from ddsp_la2a.dsp.kernels import COEFFICIENTS, STATES
+from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.params import CompressorParams, check_reference, checked_filter
 from ddsp_la2a.dsp.side_chain import shelf_coefficients
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
-
-_PLAIN = ("threshold_db", "ratio", "knee_db", "attack_ms", "release_ms", "makeup_db")
 
 
 class CompressorTrace(NamedTuple):
@@ -88,37 +87,38 @@ def compressor(
     check_audio(audio)
     check_sample_rate(sample_rate)
     check_reference(params, sample_rate)
-    params = replace(params, output_filter=checked_filter(params, sample_rate, len(audio)))
+    filtering = checked_filter(params, sample_rate, len(audio))
     given = {name: number_or_row(value, name, audio) for name, value in params.numbers().items()}
-    before = _all_states(state, params, audio)
+    before = _all_states(state, params, filtering, audio)
     if trace and params.is_plain:
+        check_finite(audio)
         return _plain_trace(audio, given, sample_rate, before[:, 0])
-    coefficients = _coefficients(given, params.feedback, sample_rate).expand(len(audio), -1)
+    card, stages = (part.expand(len(audio), -1) for part in (_card(given), _stages(given, sample_rate)))
     form, core, filtered = form_of(params), before[:, : len(STATES)], before[:, len(STATES) :]
-    signals = None
-    if trace:
-        with torch.no_grad():
-            signals = fused.signals(audio, coefficients, form, core)
-    output, after = fused.compress(audio, coefficients, form, core)
+    output, after = fused.compress(audio, card, stages, form, sample_rate, core)
     if params.is_plain:
         after = after[:, 0]
-    if params.output_filter is not None:
-        taps = params.output_filter.taps.to(audio.device)
+    if filtering is not None:
+        taps = filtering.taps.to(audio.device)
         output, filtered = output_stage.output_filter(output, taps, sample_rate, filtered)
         after = torch.cat([after, filtered], dim=1)
-    if signals is not None:
-        fast, slow, heard = signals.unbind(1)
-        mix = coefficients.detach()[:, COEFFICIENTS.index("slow_mix"), None]
+    if trace:
+        coefficients = to_coefficients(as_array(card), as_array(stages), params.feedback, sample_rate)
+        fast, slow, heard = fused.signals(audio, coefficients, form, core).unbind(1)
+        numbers = torch.from_numpy(coefficients).to(audio.device)
+        mix = numbers[:, COEFFICIENTS.index("slow_mix"), None]
         level_db = amplitude_to_db(heard.abs())
-        threshold, slope, knee = coefficients.detach()[:, :3, None].unbind(1)
+        threshold, slope, knee = numbers[:, :3, None].unbind(1)
         target_db = sloped_gain_db(level_db, threshold, slope, knee)
         return CompressorTrace(output.detach(), level_db, target_db, fast + mix * (slow - fast), after.detach())
     return (output, after) if return_state else output
 
 
-def _all_states(state: Tensor | float, params: CompressorParams, audio: Tensor) -> Tensor:
+def _all_states(
+    state: Tensor | float, params: CompressorParams, filtering: OutputFilter | None, audio: Tensor
+) -> Tensor:
     """What :func:`compressor` is given as state, with a column for every number."""
-    rest = rest_state(params)
+    rest = _rest(filtering)
     if isinstance(state, (int, float)):
         if not math.isfinite(state):
             raise ValueError(f"state: expected finite numbers, got {state}")
@@ -139,7 +139,9 @@ def _all_states(state: Tensor | float, params: CompressorParams, audio: Tensor) 
 
 
 def _plain_trace(audio: Tensor, given: dict[str, Tensor], sample_rate: float, before: Tensor) -> CompressorTrace:
-    threshold, ratio, knee, attack_ms, release_ms, makeup_db = (given[name].expand(len(audio)) for name in _PLAIN)
+    threshold, ratio, knee, attack_ms, release_ms, makeup_db = (
+        given[name].double().expand(len(audio)) for name in CARD
+    )
     level_db = amplitude_to_db(audio.to(torch.float64).abs())
     target_db = static_gain_db(level_db, threshold[:, None], ratio[:, None], knee[:, None])
     attack, release = (rise_time_to_coefficient(time_ms, sample_rate) for time_ms in (attack_ms, release_ms))
@@ -153,38 +155,57 @@ def form_of(params: CompressorParams) -> fused.Form:
     return fused.Form(params.feedback, not params.is_plain, params.shelf_db is not None)
 
 
-def stage_coefficients(params: CompressorParams, sample_rate: float) -> Tensor:
+def stage_coefficients(params: CompressorParams, sample_rate: float) -> Array:
     """The kernels' numbers (:data:`~ddsp_la2a.dsp.kernels.COEFFICIENTS`) of some parameters.
 
     A stage that is off gets those that leave every bit as it is.
 
     Shape:
-        ``(12,)`` for parameters of shape ``()``, ``(batch, 12)`` for ``(batch,)``; differentiable.
+        ``(12,)`` for parameters of shape ``()``, ``(batch, 12)`` for ``(batch,)``.
     """
+    card, stages = card_and_stages(params, sample_rate)
+    shape = torch.broadcast_shapes(card.shape[:-1], stages.shape[:-1])
+    rows = math.prod(shape)
+    card_rows, stage_rows = (as_array(part.expand(*shape, -1)).reshape(rows, -1) for part in (card, stages))
+    return to_coefficients(card_rows, stage_rows, params.feedback, sample_rate).reshape(*shape, -1)
+
+
+def card_and_stages(params: CompressorParams, sample_rate: float) -> tuple[Tensor, Tensor]:
+    """What :func:`~ddsp_la2a.dsp.coefficients.to_coefficients` makes the kernels' numbers of; differentiable."""
     given = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in params.numbers().items()}
-    return _coefficients(given, params.feedback, sample_rate)
+    return _card(given), _stages(given, sample_rate)
 
 
-def _coefficients(given: dict[str, Tensor], feedback: bool, sample_rate: float) -> Tensor:
-    threshold_db, ratio, knee_db, attack_ms, release_ms, makeup_db = (given[name] for name in _PLAIN)
-    attack = slow_attack = rise_time_to_coefficient(attack_ms, sample_rate)
-    release = slow_release = rise_time_to_coefficient(release_ms, sample_rate)
-    zero, one = threshold_db.new_zeros(()), threshold_db.new_ones(())
-    slow_mix, shelf = zero, (one, zero, zero)
+def _card(given: dict[str, Tensor]) -> Tensor:
+    """The parameters of the card ``(…, 6)`` in float64; few functions, for torch's sake."""
+    numbers = [given[name] for name in CARD]
+    if any(number.shape != numbers[0].shape for number in numbers):
+        numbers = list(torch.broadcast_tensors(*numbers))
+    return torch.stack(numbers, dim=-1).double()
+
+
+def _stages(given: dict[str, Tensor], sample_rate: float) -> Tensor:
+    """Coefficients of slow cell and shelf ``(…, 6)``, ``(0,)`` where both are off."""
+    if given.keys() == set(CARD):
+        return torch.empty(0, dtype=torch.float64)
+    attack_ms, release_ms = given["attack_ms"].double(), given["release_ms"].double()
+    zero, one = attack_ms.new_zeros(()), attack_ms.new_ones(())
+    factor, mix, shelf = one, zero, (one, zero, zero)
     if "slow_factor" in given:
-        factor, slow_mix = given["slow_factor"], given["slow_mix"]
-        slow_attack = rise_time_to_coefficient(factor * attack_ms, sample_rate)
-        slow_release = rise_time_to_coefficient(factor * release_ms, sample_rate)
+        factor, mix = given["slow_factor"], given["slow_mix"]
     if "shelf_db" in given:
         if known_any(given["shelf_hz"].detach() >= 0.5 * sample_rate):
             got = float(given["shelf_hz"].detach().max())
             raise ValueError(f"shelf_hz: expected less than half the sample rate of {sample_rate:g} Hz, got {got:g}")
-        shelf = shelf_coefficients(given["shelf_db"], given["shelf_hz"], sample_rate)
-    card = (threshold_db, slope_of(ratio, feedback), knee_db, attack, release)
-    columns = (*card, slow_attack, slow_release, slow_mix, *shelf, db_to_amplitude(makeup_db))
-    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
+        shelf = shelf_coefficients(given["shelf_db"].double(), given["shelf_hz"].double(), sample_rate)
+    slow = (rise_time_to_coefficient(factor * time_ms, sample_rate) for time_ms in (attack_ms, release_ms))
+    return torch.stack(torch.broadcast_tensors(*slow, mix.double(), *shelf), dim=-1)
 
 
 def rest_state(params: CompressorParams) -> list[float]:
     """State of a unit at rest with a stage on: columns of what :func:`compressor` returns."""
-    return [1.0, 1.0, 0.0, 0.0] + [0.0] * (params.output_filter.states if params.output_filter is not None else 0)
+    return _rest(params.output_filter)
+
+
+def _rest(filtering: OutputFilter | None) -> list[float]:
+    return [1.0, 1.0, 0.0, 0.0] + [0.0] * (filtering.states if filtering is not None else 0)

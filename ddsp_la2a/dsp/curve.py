@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def static_gain_db(level_db: Tensor, threshold_db: Tensor, ratio: Tensor, knee_d
     return sloped_gain_db(level_db, threshold_db, slope_of(ratio, feedback=False), knee_db)
 
 
-def slope_of(ratio: Tensor, feedback: bool) -> Tensor:
+def slope_of(ratio: Any, feedback: bool) -> Any:
     """dB of gain reduction per dB over the threshold that lead to a ratio: 1 − 1/ratio, or ratio − 1 where the curve
     hears the output (Giannoulis, Massberg & Reiss 2012, sec. 2.1)."""
     return ratio - 1.0 if feedback else 1.0 - 1.0 / ratio

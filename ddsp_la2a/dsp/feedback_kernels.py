@@ -42,8 +42,9 @@ def _per_octave(s):
 
 @compiled
 def feedback_forward(first, last, audio, coefficients, state, output, signals):
-    """Every sample of every row. Updates ``state``; fills ``signals`` (rows, 3, time) where it is not empty."""
-    keep = signals.shape[2] > 0
+    """Every sample of every row. Updates ``state``; fills ``signals`` (rows, 3, time) where it is not empty. Returns 0,
+    or NaN where a sample isn't finite."""
+    keep, unfit = signals.shape[2] > 0, 0.0
     for row in range(first, last):
         constants = curve_constants(coefficients, row)
         attack, release, slow_attack, slow_release, mix, b0, b1, a1, makeup = coefficients[row, 3:]
@@ -54,13 +55,16 @@ def feedback_forward(first, last, audio, coefficients, state, output, signals):
             target, _, _ = _curve(s, constants)
             fast = follow(fast, target, attack, release)
             slow = follow(slow, target, slow_attack, slow_release)
-            v = np.float64(audio[row, n]) * fma(mix, slow - fast, fast)
+            x = np.float64(audio[row, n])
+            unfit += 0.0 * x
+            v = x * fma(mix, slow - fast, fast)
             output[row, n] = v * makeup
             if keep:
                 signals[row, FAST, n] = fast
                 signals[row, SLOW, n] = slow
                 signals[row, SHELVED, n] = s
         state[row, 0], state[row, 1], state[row, 2], state[row, 3] = fast, slow, memory, finite_or_zero(v)
+    return unfit
 
 
 @compiled

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ddsp_la2a.dsp import feedback_kernels, kernels
 from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, as_array, or_zeros
+from ddsp_la2a.dsp.checks import check_finite
+from ddsp_la2a.dsp.coefficients import Array, coefficients_adjoint, coefficients_tangent, to_coefficients
 from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.smoothing_kernels import pieces
 
@@ -29,44 +32,53 @@ class Form:
     shelf: bool = False
 
 
-def compress(audio: Tensor, coefficients: Tensor, form: Form, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Output and last state; differentiable once in audio, coefficients and state, in both modes, under ``vmap``.
+def compress(
+    audio: Tensor, card: Tensor, stages: Tensor, form: Form, sample_rate: float, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Output and last state; differentiable once in audio, card, stages and state, in both modes, under ``vmap``.
 
     Args:
         audio: float32 or float64.
-        coefficients, state: float64, columns as in :mod:`~ddsp_la2a.dsp.kernels`.
+        card: physical parameters in float64, columns as in :data:`~ddsp_la2a.dsp.coefficients.CARD`.
+        stages: coefficients of slow cell and shelf in float64, or none.
         form: what is on.
+        sample_rate: in Hz.
+        state: float64, columns as in :mod:`~ddsp_la2a.dsp.kernels`.
 
     Shape:
-        audio ``(batch, time)``, coefficients ``(batch, 12)``, state ``(batch, 4)``.
+        audio ``(batch, time)``, card ``(batch, 6)``, stages ``(batch, 6)`` or ``(batch, 0)``, state ``(batch, 4)``.
     """
     if audio.shape[1] == 0:
         return audio.clone(), state.clone()
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (audio, coefficients, state))
-    output, after, _ = _Compress.apply(keep, form, audio, coefficients, state)
+    given = audio, card, stages, state
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in given)
+    output, after, _ = _Compress.apply(keep, form, sample_rate, *given)
     return output, after
 
 
-def signals(audio: Tensor, coefficients: Tensor, form: Form, state: Tensor) -> Tensor:
-    """Gain of both cells and what the curve hears, ``(batch, 3, time)`` float64; arguments as of :func:`compress`."""
+def signals(audio: Tensor, coefficients: Array, form: Form, state: Tensor) -> Tensor:
+    """Gain of both cells and what the curve hears, ``(batch, 3, time)`` float64; without derivatives."""
     return _run(False, True, form, audio, coefficients, state)[3]
 
 
 def _run(
-    keep: bool, show: bool, form: Form, audio: Tensor, coefficients: Tensor, state: Tensor
+    keep: bool, show: bool, form: Form, audio: Tensor, coefficients: Array, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output, last state, and in float64 what the backward pass needs and the signals; empty unless asked for."""
     rows, samples = audio.shape
     output = torch.empty((rows, samples), dtype=audio.dtype)
     after = state.to(device="cpu", copy=True).contiguous()
-    inputs = tuple(map(as_array, (audio, coefficients)))
+    inputs = as_array(audio), coefficients
     shown = torch.empty((rows, 3, samples if show or (keep and form.feedback) else 0), dtype=torch.float64)
     if form.feedback:
-        over_rows(feedback_kernels.feedback_forward, rows, samples, *inputs, *map(as_array, (after, output, shown)))
+        results = map(as_array, (after, output, shown))
+        if any(over_rows(feedback_kernels.feedback_forward, rows, samples, *inputs, *results)):
+            check_finite(audio)
         return output.to(audio.device), after.to(audio.device), shown, shown
     passed = torch.empty((rows, pieces(samples) if keep else 0, len(kernels.STATES)), dtype=torch.float64)
     results = map(as_array, (after, output, passed, shown))
-    over_rows(kernels.compress_forward, rows, samples, *inputs, form.two_cells, form.shelf, *results)
+    if any(over_rows(kernels.compress_forward, rows, samples, *inputs, form.two_cells, form.shelf, *results)):
+        check_finite(audio)
     return output.to(audio.device), after.to(audio.device), passed, shown
 
 
@@ -74,30 +86,38 @@ class _Compress(RowFunction):
     """Output, last state, and what the backward pass needs in float64, empty unless ``keep``."""
 
     @staticmethod
-    def forward(keep: bool, form: Form, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _run(keep, False, form, *inputs)[:3]
+    def forward(
+        keep: bool,
+        form: Form,
+        sample_rate: float,
+        audio: Tensor,
+        card: Tensor,
+        stages: Tensor,
+        state: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        numbers = to_coefficients(as_array(card), as_array(stages), form.feedback, sample_rate)
+        return _run(keep, False, form, audio, numbers, state)[:3]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.form = inputs[1]
+        ctx.how = inputs[1:3]
         ctx.mark_non_differentiable(output[-1])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[2:], output[-1])
-        ctx.save_for_forward(*inputs[2:])
+        ctx.save_for_backward(*inputs[3:], output[-1])
+        ctx.save_for_forward(*inputs[3:])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, grad_state: Tensor | None, _: None) -> Any:
         *inputs, kept = ctx.saved_tensors
         grads = or_zeros(grad_output, inputs[0]), or_zeros(grad_state, inputs[-1])
-        return None, None, *_CompressAdjoint.apply(ctx.form, kept, *grads, *inputs)
+        return None, None, None, *_CompressAdjoint.apply(*ctx.how, kept, *grads, *inputs)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> Any:
-        audio, coefficients, state = ctx.saved_tensors
-        d_audio, d_coefficients, d_state = tangents
-        moving = audio.new_empty((len(audio), 0)) if d_audio is None else d_audio
-        others = or_zeros(d_coefficients, coefficients), or_zeros(d_state, state)
-        return *_CompressTangent.apply(ctx.form, audio, coefficients, state, moving, *others), None
+    def jvp(ctx: Any, _: None, __: None, ___: None, *tangents: Tensor | None) -> Any:
+        audio, *others = ctx.saved_tensors
+        moving = audio.new_empty((len(audio), 0)) if tangents[0] is None else tangents[0]
+        moved = map(or_zeros, tangents[1:], others)
+        return *_CompressTangent.apply(*ctx.how, audio, *others, moving, *moved), None
 
 
 class _CompressAdjoint(FirstDerivative):
@@ -106,26 +126,31 @@ class _CompressAdjoint(FirstDerivative):
     @staticmethod
     def forward(
         form: Form,
+        sample_rate: float,
         kept: Tensor,
         grad_output: Tensor,
         grad_state: Tensor,
         audio: Tensor,
-        coefficients: Tensor,
+        card: Tensor,
+        stages: Tensor,
         state: Tensor,
     ) -> tuple[Tensor, ...]:
         rows, samples = audio.shape
+        at = as_array(card), as_array(stages), form.feedback, sample_rate
+        numbers = to_coefficients(*at)
         if kept.numel() == 0:  # under vmap it doesn't show beforehand that there is a backward pass to keep it for
-            kept = _run(True, False, form, audio, coefficients, state)[2]
-        grad_audio = torch.empty((rows, samples), dtype=audio.dtype)
-        grad_coefficients = torch.empty(coefficients.shape, dtype=torch.float64)
+            kept = _run(True, False, form, audio, numbers, state)[2]
+        grad_audio, found = torch.empty((rows, samples), dtype=audio.dtype), np.empty_like(numbers)
         adjoint = grad_state.to(device="cpu", dtype=torch.float64, copy=True).contiguous()
-        inputs = map(as_array, (audio, coefficients))
-        others = map(as_array, (kept, grad_output, grad_audio, grad_coefficients, adjoint))
+        others = *map(as_array, (kept, grad_output, grad_audio)), found, as_array(adjoint)
         if form.feedback:
-            over_rows(feedback_kernels.feedback_backward, rows, samples, *inputs, as_array(state), *others)
+            inputs: Any = as_array(audio), numbers, as_array(state)
+            over_rows(feedback_kernels.feedback_backward, rows, samples, *inputs, *others)
         else:
-            over_rows(kernels.compress_backward, rows, samples, *inputs, form.two_cells, form.shelf, *others)
-        return tuple(part.to(audio.device) for part in (grad_audio, grad_coefficients, adjoint))
+            inputs = as_array(audio), numbers, form.two_cells, form.shelf
+            over_rows(kernels.compress_backward, rows, samples, *inputs, *others)
+        parts = map(torch.from_numpy, coefficients_adjoint(found, *at))
+        return tuple(part.to(audio.device) for part in (grad_audio, *parts, adjoint))
 
 
 class _CompressTangent(FirstDerivative):
@@ -134,18 +159,23 @@ class _CompressTangent(FirstDerivative):
     @staticmethod
     def forward(
         form: Form,
+        sample_rate: float,
         audio: Tensor,
-        coefficients: Tensor,
+        card: Tensor,
+        stages: Tensor,
         state: Tensor,
         d_audio: Tensor,
-        d_coefficients: Tensor,
+        d_card: Tensor,
+        d_stages: Tensor,
         d_state: Tensor,
     ) -> tuple[Tensor, Tensor]:
         rows, samples = audio.shape
+        at = as_array(card), as_array(stages), form.feedback, sample_rate
+        directions = coefficients_tangent(as_array(d_card), as_array(d_stages), *at)[:, :, None]
         output = torch.empty((rows, samples), dtype=torch.float64)
         tangents = torch.empty((rows, 1, samples), dtype=torch.float64)
         after = d_state.to(device="cpu", copy=True)[:, :, None].contiguous()
-        inputs = map(as_array, (audio, d_audio[:, None], coefficients, d_coefficients[:, :, None]))
+        inputs = *map(as_array, (audio, d_audio[:, None])), to_coefficients(*at), directions
         others = map(as_array, (state.to(device="cpu", copy=True), after, output, tangents))
         wired = form.feedback, form.two_cells or form.feedback, form.shelf or form.feedback
         over_rows(feedback_kernels.tangents_forward, rows, samples, *inputs, *wired, *others)

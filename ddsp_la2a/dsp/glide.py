@@ -30,7 +30,7 @@ stable a loop with feedback is, stays near that of the ends. All else glides by 
 def coefficients_of(params: CompressorParams | OpticalCellParams, sample_rate: float) -> Array:
     """The kernel's numbers ``(coefficients,)``, or ``(batch, coefficients)``."""
     if isinstance(params, CompressorParams):
-        return np.asarray(stage_coefficients(params, sample_rate).numpy())
+        return stage_coefficients(params, sample_rate)
     return np.asarray(cell_coefficients(params, sample_rate).numpy())
 
 

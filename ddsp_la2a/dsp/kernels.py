@@ -26,7 +26,7 @@ import numpy as np
 from ddsp_la2a.dsp.compiling import compiled, inlined
 from ddsp_la2a.dsp.elementary import exp2, log2
 from ddsp_la2a.dsp.lanes import WIDTH, anywhere, fma, larger, load, magnitude, put, smaller, store, where
-from ddsp_la2a.dsp.smoothing_kernels import FILM, NEXT_TO_NOTHING, PIECE, adjoint_rows, follow_rows, read
+from ddsp_la2a.dsp.smoothing_kernels import FILM, NEXT_TO_NOTHING, PIECE, adjoint_rows, follow_rows, read, unfit_in
 from ddsp_la2a.units import DB_PER_OCTAVE, LEVEL_FLOOR
 
 COEFFICIENTS = (
@@ -152,7 +152,7 @@ def _targets(rows, frames, heard, curves, targets):
 
 @compiled
 def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, output, passed, signals):
-    """Every sample of every row. Updates ``state``.
+    """Every sample of every row. Updates ``state``; returns 0, or NaN where a sample isn't finite.
 
     Without ``two_cells`` and ``shelf`` their coefficients aren't looked at and their states are left alone.
     ``passed`` (rows, pieces, 4) is empty, or receives the state before every piece: all that the adjoint needs.
@@ -166,6 +166,7 @@ def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, 
     fast_before, slow_before = np.ones((2, WIDTH))
     curves, goals, gains = np.empty((WIDTH, _CONSTANTS)), np.empty(FILM), np.empty(FILM)
     heard = shelved if shelf else sound
+    unfit = 0.0
     for top in range(first, last, WIDTH):
         rows = min(WIDTH, last - top)
         _of_rows(top, rows, coefficients, fast_times, slow_times, curves)
@@ -178,6 +179,7 @@ def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, 
                     for n in range(4):
                         passed[here, start // PIECE, n] = state[here, n]
                 read(audio, here, start, frames, sound, row)
+                unfit += unfit_in(frames, sound, row)
                 if shelf:
                     b0, b1, a1 = coefficients[here, 8], coefficients[here, 9], coefficients[here, 10]
                     state[here, 2] = _shelved(frames, row, sound, b0, b1, a1, state[here, 2], shelved)
@@ -206,6 +208,7 @@ def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, 
                         signals[here, 0, start + n] = fast[row, n]
                         signals[here, 1, start + n] = slow[row, n] if two_cells else fast[row, n]
                         signals[here, 2, start + n] = heard[row, n]
+    return unfit
 
 
 @inlined

@@ -265,6 +265,19 @@ def put(_, array, n, value):
 
 
 @intrinsic
+def sum_of(_, lanes):
+    """The sum of all lanes, in pairs."""
+
+    def build(context, builder, signature, arguments):
+        total = arguments[0]
+        for half in (WIDTH >> n for n in range(1, WIDTH.bit_length())):
+            total = builder.fadd(total, builder.shuffle_vector(total, total, _order([n ^ half for n in range(WIDTH)])))
+        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+    return types.float64(lanes), build
+
+
+@intrinsic
 def transpose(_, source, n, source_step, target, m, target_step):
     """WIDTH times WIDTH numbers: lanes at n, n + source_step, … become those at m, m + target_step, …, turned over."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddsp_la2a.dsp import optical_derivative_kernels, optical_kernels, output_stage
 from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, as_array, number_or_row, or_zeros
-from ddsp_la2a.dsp.checks import check_audio, check_sample_rate, known_any
+from ddsp_la2a.dsp.checks import check_audio, check_finite, check_sample_rate, known_any
 from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.optical_kernels import STATES
 from ddsp_la2a.dsp.output_stage import OutputFilter
@@ -196,7 +196,7 @@ def optical_cell(
     check_sample_rate(sample_rate)
     check_reference(params, sample_rate)
     filtering = checked_filter(params, sample_rate, len(audio))
-    given = {name: number_or_row(value, name, audio) for name, value in params.numbers().items()}
+    given = {name: number_or_row(value, name, audio).double() for name, value in params.numbers().items()}
     coefficients = _coefficients(given, sample_rate).expand(len(audio), -1)
     before = _all_states(state, len(STATES) + (0 if filtering is None else filtering.states), audio)
     core, filtered = before[:, : len(STATES)], before[:, len(STATES) :]
@@ -296,7 +296,8 @@ def _run(keep: bool, audio: Tensor, coefficients: Tensor, state: Tensor) -> tupl
     after = state.to(device="cpu", copy=True).contiguous()
     passed = torch.empty((rows, pieces(samples) if keep else 0, len(STATES)), dtype=torch.float64)
     inputs, results = map(as_array, (audio, coefficients)), map(as_array, (after, output, passed))
-    over_rows(optical_kernels.cell_forward, rows, samples, *inputs, *results)
+    if any(over_rows(optical_kernels.cell_forward, rows, samples, *inputs, *results)):
+        check_finite(audio)
     return output.to(audio.device), after.to(audio.device), passed
 
 

@@ -27,7 +27,7 @@ from ddsp_la2a.dsp.compiling import compiled, inlined
 from ddsp_la2a.dsp.elementary import exp2
 from ddsp_la2a.dsp.kernels import LN_2
 from ddsp_la2a.dsp.lanes import WIDTH, fma, larger, load, magnitude, put, smaller, sqrt, store, transpose, where
-from ddsp_la2a.dsp.smoothing_kernels import NEXT_TO_NOTHING, PIECE, read
+from ddsp_la2a.dsp.smoothing_kernels import NEXT_TO_NOTHING, PIECE, read, unfit_in
 
 COEFFICIENTS = (
     "drive",
@@ -162,7 +162,7 @@ def read_turned(audio, top, rows, start, frames, sound, turned):
 
 @compiled
 def cell_forward(first, last, audio, coefficients, state, output, passed):
-    """Every sample of every row. Updates ``state``.
+    """Every sample of every row. Updates ``state``; returns 0, or NaN where a sample isn't finite.
 
     ``passed`` (rows, pieces, 5) is empty, or receives the state before every piece: all that the adjoint needs.
     """
@@ -171,6 +171,7 @@ def cell_forward(first, last, audio, coefficients, state, output, passed):
     sides, memory = np.zeros((COUNT, WIDTH)), np.zeros((STATE_COUNT, WIDTH))
     turned, played = np.zeros((2, PIECE * WIDTH))
     sound, turned_back = np.zeros((2, WIDTH, PIECE))
+    unfit = 0.0
     for top in range(first, last, WIDTH):
         rows = min(WIDTH, last - top)
         side_by_side(top, rows, coefficients, sides)
@@ -183,6 +184,8 @@ def cell_forward(first, last, audio, coefficients, state, output, passed):
                 for row in range(rows):
                     passed[top + row, start // PIECE] = memory[:, row]
             read_turned(audio, top, rows, start, frames, sound, turned)
+            for row in range(rows):
+                unfit += unfit_in(frames, sound, row)
             _play(frames, sides, memory, turned, played)
             for n in range(0, frames, WIDTH):
                 transpose(played, n * WIDTH, WIDTH, turned_back, n, PIECE)
@@ -191,6 +194,7 @@ def cell_forward(first, last, audio, coefficients, state, output, passed):
                     put(output, (top + row) * samples + start + n, turned_back[row, n])
         for row in range(rows):
             state[top + row] = memory[:, row]
+    return unfit
 
 
 @compiled

@@ -18,7 +18,6 @@ _LOWEST = {"ratio": 1.0, "knee_db": 0.0, "slow_factor": 1.0, "slow_mix": 0.0, "s
 _HIGHEST = {"slow_mix": 1.0, "shelf_db": 60.0}
 _ABOVE = {"attack_ms": 0.0, "release_ms": 0.0, "shelf_hz": 0.0}
 _TOGETHER = (("slow_factor", "slow_mix"), ("shelf_db", "shelf_hz"))
-_NUMBERS = 10
 AnyParams = TypeVar("AnyParams", bound="Params")
 _OF_STAGES = frozenset(name for pair in _TOGETHER for name in pair)
 
@@ -74,7 +73,7 @@ class CompressorParams:
 
     def numbers(self) -> dict[str, Tensor | float]:
         """Every parameter that is a number, or one a row, by name; those of stages that are off are left out."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)[:_NUMBERS]}
+        given = {name: getattr(self, name) for name in _NUMBERS}
         return {name: value for name, value in given.items() if name not in _OF_STAGES or value is not None}
 
     @property
@@ -92,6 +91,9 @@ class CompressorParams:
     def is_plain(self) -> bool:
         """Whether every stage is off."""
         return self.slow_factor is None and self.shelf_db is None and not self.feedback and self.output_filter is None
+
+
+_NUMBERS = tuple(field.name for field in fields(CompressorParams)[:10])
 
 
 class Params(Protocol):
@@ -132,8 +134,9 @@ def check_numbers(
         if value.ndim > 1:
             raise ValueError(f"{name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
         low, high = lowest.get(name, -math.inf), highest.get(name, math.inf)
+        floor = above.get(name, -math.inf)
         for number in known_values(value):
-            if math.isfinite(number) and low <= number <= high and number > above.get(name, -math.inf):
+            if low <= number <= high and number > floor and abs(number) < math.inf:
                 continue
             expected = "a finite number"
             if name in highest:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ddsp_la2a.dsp.compiling import compiled, inlined
-from ddsp_la2a.dsp.lanes import WIDTH, fma, load, put, store, take, transpose, where
+from ddsp_la2a.dsp.lanes import WIDTH, fma, load, put, store, sum_of, take, transpose, where
 
 PIECE = 128
 """Samples of a row whose signals stay in the first-level cache from one loop to the next; whole lanes."""
@@ -22,6 +22,7 @@ FILM = (PIECE + 1) * WIDTH
 """Numbers of a signal of all rows with the rows side by side, and one sample more."""
 
 _ROWS_WORTH_LANES = 3
+_NOTHING = np.zeros(WIDTH)
 
 
 def pieces(samples):
@@ -124,6 +125,15 @@ def read(source, source_row, start, frames, signal, row):
         signal[row, n] = take(source, first + n)
     for n in range(frames, min(frames + WIDTH, PIECE)):
         signal[row, n] = 0.0
+
+
+@compiled
+def unfit_in(frames, signal, row):
+    """NaN if a sample that :func:`read` has read isn't finite, else 0."""
+    total = load(_NOTHING, 0)
+    for n in range(row * PIECE, row * PIECE + frames, WIDTH):
+        total = fma(load(signal, n), 0.0, total)
+    return sum_of(total)
 
 
 @compiled

@@ -17,7 +17,8 @@ from torch.autograd.functional import jacobian  # torch.func would take 200 MB f
 
 from ddsp_la2a.dsp import feedback_kernels, optical_derivative_kernels, optical_kernels, tangent_kernels
 from ddsp_la2a.dsp.checks import check_sample_rate
-from ddsp_la2a.dsp.compressor import stage_coefficients
+from ddsp_la2a.dsp.coefficients import CARD, coefficients_tangent
+from ddsp_la2a.dsp.compressor import card_and_stages, stage_coefficients
 from ddsp_la2a.dsp.optical_cell import OpticalCellParams, cell_coefficients
 from ddsp_la2a.dsp.output_stage import OutputFilter, slow_coefficient
 from ddsp_la2a.dsp.params import CompressorParams, Params, check_reference, one_number_each
@@ -66,16 +67,23 @@ def tangents_of(params: Params, sample_rate: float) -> Tangents:
     return core if params.output_filter is None else _Filtered(core, params.output_filter)
 
 
-def _with_derivatives(params: Any, sample_rate: float, to_coefficients: Any) -> tuple[Array, Array]:
+def _with_derivatives(params: CompressorParams, sample_rate: float) -> tuple[Array, Array]:
     """The kernels' coefficients ``(n,)`` and their derivatives for the parameters ``(n, parameters)``."""
-    numbers = params.numbers()
+    at = torch.tensor(list(params.numbers().values()), dtype=torch.float64)
 
-    def coefficients(values: Tensor) -> Tensor:
-        given: dict[str, Any] = dict(zip(numbers, values.unbind(), strict=True))
-        return torch.as_tensor(to_coefficients(replace(params, **given), sample_rate))
+    def settings(values: Tensor) -> Tensor:
+        return torch.cat(card_and_stages(_with_numbers(params, values), sample_rate))
 
-    at = torch.tensor(list(numbers.values()), dtype=torch.float64)
-    return coefficients(at).numpy(), np.ascontiguousarray(jacobian(coefficients, at).numpy())
+    # Every direction is a row: first as it moves card and stages, then the coefficients.
+    moved = np.ascontiguousarray(jacobian(settings, at).numpy().T)
+    there = np.tile(settings(at).numpy(), (len(at), 1))
+    (d_card, d_stages), (card, stages) = (np.split(rows, [len(CARD)], axis=1) for rows in (moved, there))
+    directions = coefficients_tangent(d_card, d_stages, card, stages, params.feedback, sample_rate)
+    return stage_coefficients(params, sample_rate), np.ascontiguousarray(directions.T)
+
+
+def _with_numbers(params: Any, values: Tensor) -> Any:
+    return replace(params, **dict(zip(params.numbers(), values.unbind(), strict=True)))
 
 
 class _Plain:
@@ -84,7 +92,7 @@ class _Plain:
     latency = 0
 
     def __init__(self, params: CompressorParams, sample_rate: float) -> None:
-        at, derivative = _with_derivatives(params, sample_rate, stage_coefficients)
+        at, derivative = _with_derivatives(params, sample_rate)
         self._arguments = tuple(float(at[n]) for n in (0, 1, 2, 3, 4, 11))
         self._state = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
         self.scale = derivative[[0, 1, 2, 3, 4, 11]]
@@ -99,7 +107,7 @@ class _TwoCells:
     latency = 0
 
     def __init__(self, params: CompressorParams, sample_rate: float) -> None:
-        at, derivative = _with_derivatives(params, sample_rate, stage_coefficients)
+        at, derivative = _with_derivatives(params, sample_rate)
         self._curve, self._times, self._mix, self._makeup = at[:3], at[3:7], float(at[7]), float(at[11])
         attack, release, factor = 3, 4, 6
         self._per_ms = derivative[[3, 5, 4, 6, 5, 6], [attack, attack, release, release, factor, factor]]
@@ -119,7 +127,7 @@ class _AnyStage:
     latency = 0
 
     def __init__(self, params: CompressorParams, sample_rate: float) -> None:
-        at, derivative = _with_derivatives(params, sample_rate, stage_coefficients)
+        at, derivative = _with_derivatives(params, sample_rate)
         self._coefficients, self._directions, self._feedback = at[None], derivative[None], params.feedback
         self._state = np.array([[1.0, 1.0, 0.0, 0.0]])
         self._tangents = np.zeros((1, 4, derivative.shape[1]))
@@ -149,11 +157,16 @@ class _OpticalCell:
     latency = 0
 
     def __init__(self, params: OpticalCellParams, sample_rate: float) -> None:
-        at, derivative = _with_derivatives(params, sample_rate, cell_coefficients)
-        self._coefficients, self._directions = at[None], derivative[None]
+        at = torch.tensor(list(params.numbers().values()), dtype=torch.float64)
+
+        def coefficients(values: Tensor) -> Tensor:
+            return cell_coefficients(_with_numbers(params, values), sample_rate)
+
+        self._coefficients = coefficients(at).numpy()[None]
+        self._directions = np.ascontiguousarray(jacobian(coefficients, at).numpy())[None]
         self._state = np.zeros((1, len(optical_kernels.STATES)))
-        self._tangents = np.zeros((1, len(optical_kernels.STATES), derivative.shape[1]))
-        self.scale = np.eye(derivative.shape[1])
+        self._tangents = np.zeros((1, len(optical_kernels.STATES), len(at)))
+        self.scale = np.eye(len(at))
 
     def process(self, audio: NDArray[np.floating], output: Array, tangents: Array) -> None:
         at = self._coefficients, self._directions, self._state, self._tangents
