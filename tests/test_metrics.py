@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from ddsp_la2a.evaluation import levels, metrics
+from ddsp_la2a.evaluation import levels, metrics, spectra
 
 SAMPLE_RATE = 44100
 PAIRWISE = (
@@ -121,7 +121,7 @@ def test_mr_stft_agrees_with_auraloss_in_one_piece(
     import torch
     from auraloss.freq import MultiResolutionSTFTLoss
 
-    monkeypatch.setattr(metrics, "_STFT_CHUNK_FRAMES", chunk)
+    monkeypatch.setattr(spectra, "_TRANSFORMED_AT_ONCE", chunk)
     estimate, target = (audio[-frames:] for audio in pair)
     expected = MultiResolutionSTFTLoss()(
         torch.from_numpy(estimate)[None, None], torch.from_numpy(target)[None, None]

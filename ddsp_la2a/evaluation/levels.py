@@ -6,13 +6,24 @@ Conventions as in :mod:`~ddsp_la2a.evaluation.metrics`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
-from ddsp_la2a.evaluation.scored_audio import DC_FILTER, Array, is_silent, mono, pair, require_length, require_start
+from ddsp_la2a.evaluation.scored_audio import (
+    DC_FILTER,
+    Array,
+    Energies,
+    Filter,
+    PieceEnergies,
+    feed,
+    mono,
+    pair,
+    require_length,
+    require_start,
+)
 from ddsp_la2a.units import LEVEL_FLOOR, amplitude_to_db, seconds_to_frames
 
 LEVEL_FRAME_SECONDS = 0.05
@@ -24,8 +35,17 @@ LEVEL_GATE_DB = -60.0
 LDR_SHORT_SECONDS, LDR_LONG_SECONDS = 0.05, 3.0
 """Time constants of the two averages of :func:`ldr_db`."""
 
-LOUDNESS_BLOCK_SECONDS, LOUDNESS_STEP_SECONDS = 0.4, 0.1
-"""Gating block of BS.1770 and the step between blocks."""
+LOUDNESS_BLOCK_SECONDS, LOUDNESS_STEPS = 0.4, 4
+"""Gating block of BS.1770 and how many steps it is long, one of which lies between blocks."""
+
+ABSOLUTE_GATE_LUFS, RELATIVE_GATE_LU = -70.0, -10.0
+"""Blocks that are softer don't count; the second is relative to the mean of the blocks above the first."""
+
+_K_WEIGHTING = (
+    (3.99984385397, 0.7071752369554193, 1681.9744509555319, "high_shelf_DeMan"),
+    (0.0, 0.5003270373253953, 38.13547087613982, "high_pass_DeMan"),
+)
+"""Gain, Q, frequency and kind of the standard's filters; pyloudnorm's default ones read 0.04 LU low at 997 Hz."""
 
 
 def gain_error_db(estimate: NDArray[Any], target: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
@@ -49,12 +69,35 @@ def gain_error_db(estimate: NDArray[Any], target: NDArray[Any], sample_rate: flo
     Raises:
         ValueError: as :func:`~ddsp_la2a.evaluation.metrics.esr`, or fewer scored frames than 50 ms.
     """
-    estimate, target = pair(estimate, target, start)
-    frame = max(1, seconds_to_frames(LEVEL_FRAME_SECONDS, sample_rate))
-    require_length("gain_error_db", len(target) - start, frame)
-    level_hat, level = (frame_levels_db(audio[start:], frame) for audio in (estimate, target))
-    active = level > LEVEL_GATE_DB
-    return math.sqrt(np.mean((level_hat - level)[active] ** 2)) if active.any() else math.nan
+    return feed(GainError(sample_rate), pair(estimate, target, start), start).value
+
+
+class GainError:
+    """Sums :func:`gain_error_db` up over blocks.
+
+    Args:
+        sample_rate: Sampling rate in Hz.
+    """
+
+    def __init__(self, sample_rate: float) -> None:
+        self._frame = max(1, seconds_to_frames(LEVEL_FRAME_SECONDS, sample_rate))
+        self._energies = PieceEnergies(lambda number: number * self._frame, 2)
+
+    def add(self, audio: Array, skip: int) -> None:
+        """Take the next frames of estimate and target."""
+        self._energies.add(audio[:, skip:])
+
+    @property
+    def value(self) -> float:
+        """In dB.
+
+        Raises:
+            TooShortError: fewer scored frames than 50 ms.
+        """
+        require_length("gain_error_db", self._energies.frames, self._frame)
+        level_hat, level = amplitude_to_db(np.sqrt(self._energies.whole / self._frame))
+        active = level > LEVEL_GATE_DB
+        return math.sqrt(np.mean((level_hat - level)[active] ** 2)) if active.any() else math.nan
 
 
 def frame_levels_db(audio: NDArray[Any], frame: int) -> Array:
@@ -92,16 +135,61 @@ def loudness_lufs(audio: NDArray[Any], sample_rate: float) -> float:
         ITU-R BS.1770-4, 2015, Annex 1.
         C. J. Steinmetz, J. D. Reiss, "pyloudnorm: a simple yet flexible loudness meter in Python", AES 150, 2021.
     """
-    from pyloudnorm import Meter
+    (loudness,) = feed(Loudness(sample_rate, 1), [mono("audio", audio)], 0).lufs
+    return loudness
 
-    audio = mono("audio", audio)
-    block = math.ceil(LOUDNESS_BLOCK_SECONDS * sample_rate)
-    require_length("loudness", len(audio), block)
-    # BS.1770 leaves an incomplete last block out, pyloudnorm would count it as a full one.
-    steps = math.floor((len(audio) / sample_rate - LOUDNESS_BLOCK_SECONDS) / LOUDNESS_STEP_SECONDS + 1e-9)
-    whole_blocks = block + math.ceil(steps * LOUDNESS_STEP_SECONDS * sample_rate)
-    # pyloudnorm's default filters read 0.04 LU low at 997 Hz; these are the standard's.
-    return float(Meter(sample_rate, filter_class="DeMan").integrated_loudness(audio[:whole_blocks]))
+
+class Loudness:
+    """Sums :func:`loudness_lufs` up over blocks, from the first scored frame on.
+
+    Args:
+        sample_rate: Sampling rate in Hz.
+        signals: how many recordings, each on its own.
+    """
+
+    def __init__(self, sample_rate: float, signals: int) -> None:
+        from pyloudnorm import IIRfilter
+
+        designs = [IIRfilter(gain, q, frequency, sample_rate, kind) for gain, q, frequency, kind in _K_WEIGHTING]
+        self._weighting = [Filter(design.b, design.a, signals) for design in designs]
+        self._sample_rate = sample_rate
+        step = 1.0 / LOUDNESS_STEPS
+        self._steps = PieceEnergies(lambda n: int(LOUDNESS_BLOCK_SECONDS * (n * step) * sample_rate), signals)
+
+    def add(self, audio: Array, skip: int) -> None:
+        """Take the next frames of all recordings."""
+        weighted = audio[:, skip:]
+        for stage in self._weighting:
+            weighted = stage(weighted)
+        self._steps.add(weighted)
+
+    @property
+    def lufs(self) -> list[float]:
+        """Of every recording.
+
+        Raises:
+            TooShortError: fewer scored frames than a gating block.
+        """
+        block = LOUDNESS_BLOCK_SECONDS * self._sample_rate
+        require_length("loudness", self._steps.frames, math.ceil(block))
+        # An incomplete last block is left out.
+        blocks = 1 + math.floor((self._steps.frames / block - 1.0) * LOUDNESS_STEPS + 1e-8)
+        steps = np.lib.stride_tricks.sliding_window_view(self._steps.whole, LOUDNESS_STEPS, axis=1)
+        return [_gated(power) for power in steps[:, :blocks].sum(axis=2) / block]
+
+
+def _gated(power: Array) -> float:
+    """LUFS of the mean of the blocks that are loud enough."""
+    loud = power[_lufs(power) > ABSOLUTE_GATE_LUFS]
+    if not len(loud):
+        return -math.inf
+    return float(_lufs(loud[_lufs(loud) > _lufs(loud.mean()) + RELATIVE_GATE_LU].mean()))
+
+
+def _lufs(power: Any) -> Any:
+    """Loudness of K-weighted power; of none it is −∞."""
+    with np.errstate(divide="ignore"):
+        return -0.691 + 10.0 * np.log10(power)
 
 
 def lufs_difference(estimate: NDArray[Any], target: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
@@ -126,9 +214,7 @@ def lufs_difference(estimate: NDArray[Any], target: NDArray[Any], sample_rate: f
     References:
         as :func:`loudness_lufs`.
     """
-    estimate, target = pair(estimate, target, start)
-    loudness_hat, loudness = (loudness_lufs(audio[start:], sample_rate) for audio in (estimate, target))
-    return loudness_hat - loudness if math.isfinite(loudness_hat) and math.isfinite(loudness) else math.nan
+    return difference(feed(Loudness(sample_rate, 2), pair(estimate, target, start), start).lufs)
 
 
 def ldr_db(audio: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
@@ -160,11 +246,36 @@ def ldr_db(audio: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
     """
     audio = mono("audio", audio)
     require_start(start, len(audio))
-    if is_silent(audio[start:]):
-        return math.nan
-    power = np.maximum(lfilter(*DC_FILTER, audio) ** 2, LEVEL_FLOOR**2)
-    short, long = (_average(power, tau * sample_rate)[start:] for tau in (LDR_SHORT_SECONDS, LDR_LONG_SECONDS))
-    return math.sqrt(np.mean((10.0 * np.log10(short / long)) ** 2))
+    (found,) = feed(DynamicRange(sample_rate, 1), [audio], start).ldr_db
+    return found
+
+
+class DynamicRange:
+    """Sums :func:`ldr_db` up over blocks.
+
+    Args:
+        sample_rate: Sampling rate in Hz.
+        signals: how many recordings, each on its own.
+    """
+
+    def __init__(self, sample_rate: float, signals: int) -> None:
+        coefficients = [-math.expm1(-1.0 / (tau * sample_rate)) for tau in (LDR_SHORT_SECONDS, LDR_LONG_SECONDS)]
+        self._filter = Filter(*DC_FILTER, signals)
+        self._short, self._long = (Filter([a], [1.0, a - 1.0], signals) for a in coefficients)
+        self._audio, self._strays = Energies(signals), Energies(signals)
+
+    def add(self, audio: Array, skip: int) -> None:
+        """Take the next frames of all recordings."""
+        power = np.maximum(self._filter(audio) ** 2, LEVEL_FLOOR**2)
+        short, long = self._short(power)[:, skip:], self._long(power)[:, skip:]
+        self._audio.add(audio[:, skip:])
+        self._strays.add(10.0 * np.log10(short / long))
+
+    @property
+    def ldr_db(self) -> list[float]:
+        """Of every recording; NaN where silent."""
+        means = np.where(self._audio.silent, math.nan, self._strays.sums / self._strays.frames)
+        return [math.sqrt(mean) for mean in means]
 
 
 def ldr_difference_db(estimate: NDArray[Any], target: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
@@ -187,10 +298,10 @@ def ldr_difference_db(estimate: NDArray[Any], target: NDArray[Any], sample_rate:
     References:
         as :func:`ldr_db`.
     """
-    estimate, target = pair(estimate, target, start)
-    return ldr_db(estimate, sample_rate, start=start) - ldr_db(target, sample_rate, start=start)
+    return difference(feed(DynamicRange(sample_rate, 2), pair(estimate, target, start), start).ldr_db)
 
 
-def _average(power: Array, frames: float) -> Array:
-    coefficient = -math.expm1(-1.0 / frames)
-    return lfilter([coefficient], [1.0, coefficient - 1.0], power)
+def difference(values: Sequence[float]) -> float:
+    """Estimate's minus target's; NaN where either isn't finite."""
+    estimate, target = values
+    return estimate - target if math.isfinite(estimate) and math.isfinite(target) else math.nan
