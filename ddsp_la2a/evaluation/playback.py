@@ -47,6 +47,11 @@ class BlockStream(Protocol):
         ...
 
 
+def stream_of(model: Model, sample_rate: float, setting: Mapping[str, Any]) -> BlockStream | None:
+    """A stream of a model at one setting, or None where the model has none."""
+    return model.stream(sample_rate, **setting) if hasattr(model, "stream") else None
+
+
 class Passage(NamedTuple):
     """Frames [first, stop) of a mono recording, and its rate in Hz."""
 
@@ -94,7 +99,7 @@ def played(
     """
     path, first, stop, sample_rate = passage
     with watch:
-        stream: BlockStream | None = model.stream(sample_rate, **setting) if hasattr(model, "stream") else None
+        stream = stream_of(model, sample_rate, setting)
     process: Callable[[NDArray[np.float32]], NDArray[np.floating]]
     blocks: Iterable[NDArray[np.float32]]
     if stream is None:

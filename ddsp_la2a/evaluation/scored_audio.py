@@ -117,7 +117,7 @@ class Filter:
         self._coefficients = numerator, denominator
         self._state = np.zeros((signals, max(len(numerator), len(denominator)) - 1))
 
-    def __call__(self, audio: Array) -> Array:
+    def __call__(self, audio: NDArray[np.floating]) -> Array:
         """The next frames, filtered ``(signals, time)``."""
         filtered, self._state = lfilter(*self._coefficients, audio, zi=self._state)
         return np.asarray(filtered)
