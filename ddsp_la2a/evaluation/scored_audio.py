@@ -7,6 +7,7 @@ and averages run through them.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -119,6 +120,8 @@ class Filter:
 
     def __call__(self, audio: NDArray[np.floating]) -> Array:
         """The next frames, filtered ``(signals, time)``."""
+        if not audio.shape[1]:
+            return np.asarray(audio)  # lfilter makes no state of no frames
         filtered, self._state = lfilter(*self._coefficients, audio, zi=self._state)
         return np.asarray(filtered)
 
@@ -159,27 +162,31 @@ class PieceEnergies:
     def __init__(self, edge: Callable[[int], int], signals: int) -> None:
         self.frames = 0
         self._edge = edge
-        self._whole: list[Array] = []
+        self._whole = array("d")  # piece after piece
         self._open = np.zeros(signals)
 
     def add(self, scored: Array) -> None:
         """Take the next scored frames ``(signals, time)``."""
         squares, start = np.square(scored), 0
-        while (stop := self._edge(len(self._whole) + 1) - self.frames) <= squares.shape[1]:
-            self._whole.append(self._open + squares[:, start:stop].sum(axis=1))
+        while (stop := self._edge(self._pieces + 1) - self.frames) <= squares.shape[1]:
+            self._whole.extend(self._open + squares[:, start:stop].sum(axis=1))
             self._open, start = np.zeros(len(squares)), stop
-        self._open = self._open + squares[:, start:].sum(axis=1)
+        self._open += squares[:, start:].sum(axis=1)
         self.frames += squares.shape[1]
+
+    @property
+    def _pieces(self) -> int:
+        return len(self._whole) // len(self._open)
 
     @property
     def whole(self) -> Array:
         """Of all pieces but an incomplete last one ``(signals, pieces)``."""
-        return np.reshape(self._whole, (-1, len(self._open))).T
+        return np.array(self._whole).reshape(self._pieces, len(self._open)).T
 
     @property
     def all(self) -> Array:
         """Of all pieces ``(signals, pieces)``; the last one may be shorter."""
-        rest = self.frames > self._edge(len(self._whole))
+        rest = self.frames > self._edge(self._pieces)
         return np.column_stack([self.whole, self._open]) if rest else self.whole
 
 
