@@ -48,7 +48,14 @@ NAMES = [
 ]
 TRAINED = ("dasp", "lstm-32", "tcn-300-c", "tcn-small")
 AT = {"compress_or_limit": 0, "peak_reduction": 50}
-STREAMED = (Identity(), Published(), ConditionedLSTM(RATE), ConditionedTCN(RATE, channels=3), DaspCompressor(RATE))
+STREAMED = (
+    Identity(),
+    Published(),
+    NumpyCompressor(),
+    ConditionedLSTM(RATE),
+    ConditionedTCN(RATE, channels=3),
+    DaspCompressor(RATE),
+)
 
 
 @pytest.fixture
@@ -256,10 +263,9 @@ def test_a_filter_gives_in_blocks_what_it_gives_of_the_whole(filtered_recordings
     np.testing.assert_allclose(found[kept], expected[kept], atol=1e-6)
 
 
-def test_what_takes_the_whole_has_no_stream(filtered_recordings):
+def test_what_takes_the_whole_has_no_stream(filtered_recordings, known_unit):
     assert ConditionedLSTM(44100).stream(RATE, **AT) is None
-    unit = NumpyCompressor()
-    assert Filtered(unit, filtered_recordings({(0, 50): lambda x: x}, seconds=2.0), 1).stream(RATE, **AT) is None
+    assert Filtered(known_unit, filtered_recordings({(0, 50): lambda x: x}, seconds=2.0), 1).stream(RATE, **AT) is None
 
 
 def test_published_streams_say_nothing_below_forty():

@@ -91,11 +91,29 @@ def test_a_model_without_a_stream_gets_the_whole_at_once(file, monkeypatch):
     assert np.array_equal(np.concatenate(blocks), file[1])
 
 
-def test_a_model_whose_stream_is_none_gets_the_whole_at_once(file):
-    model = Whole(Late())
-    model.stream = lambda sample_rate, **positions: None
-    output_of(model, file)
-    assert model.calls == [10_400]
+class Unstreamed(Whole):
+    def stream(self, sample_rate, **positions):
+        return None
+
+
+class Louder(Late):
+    """Inherits a stream that isn't its own."""
+
+    def process(self, audio, sample_rate, **positions):
+        return 2.0 * audio
+
+
+class Delegating(Whole):
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+
+@pytest.mark.parametrize(
+    ("model", "gain"), [(Unstreamed(Late()), 1.0), (Louder(), 2.0), (Delegating(Louder()), 2.0)], ids=type
+)
+def test_no_stream_but_the_model_s_own_is_played(file, model, gain, monkeypatch):
+    monkeypatch.setattr(LateStream, "process", None)
+    assert np.array_equal(np.concatenate(output_of(model, file)), gain * file[1])
 
 
 @pytest.mark.parametrize("stretch", [None, (0, 20_000), (9000, 17_000), (16_000, 24_000)])

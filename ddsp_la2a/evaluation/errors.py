@@ -18,7 +18,10 @@ _LEAST_ENERGY = 1e-200
 
 
 class Errors:
-    """Errors of an estimate in the time domain, plain and DC-filtered."""
+    """Errors of an estimate in the time domain, plain and DC-filtered.
+
+    Attributes are called as the functions of :mod:`~ddsp_la2a.evaluation.metrics`.
+    """
 
     def __init__(self) -> None:
         self._plain, self._without_dc = Energies(3), WithoutDc(3)

@@ -16,7 +16,7 @@ from ddsp_la2a.data.index import read_frame
 from ddsp_la2a.evaluation.bootstrap import BLOCK_COLUMNS, BlockEnergies
 from ddsp_la2a.evaluation.metrics import SCORE_COLUMNS, Scores
 from ddsp_la2a.evaluation.playback import Model, Passage, Stopwatch, played
-from ddsp_la2a.evaluation.scored_audio import feed, pair
+from ddsp_la2a.evaluation.scored_audio import Accumulator, feed, pair
 from ddsp_la2a.units import seconds_to_frames
 
 SKIP_S = 1.0
@@ -96,7 +96,8 @@ def evaluate(
         Where asked for, also the blocks, with :data:`~ddsp_la2a.evaluation.bootstrap.BLOCK_COLUMNS`.
 
     Raises:
-        ValueError: no models, no rows of that split, or a model's output of another length than its input.
+        ValueError: no models, no rows of that split, a model's output of another length than its input, or samples that
+            aren't finite.
     """
     if not models:
         raise ValueError("models: expected at least one, got none")
@@ -116,13 +117,13 @@ def evaluate(
             setting = positions_of(row, controls)
             for name, model in each:
                 watch, scores, energies = Stopwatch(), Scores(sample_rate), BlockEnergies(sample_rate)
+                accumulators: list[Accumulator] = [scores, energies] if return_blocks else [scores]
                 at = raw.first
                 for output in played(name, model, setting, raw, watch):
                     target, _ = read_audio(row["processed_audio_path"], at, at + len(output))
                     both = pair(output, target)
-                    feed(scores, both, start - at)
-                    if return_blocks:
-                        feed(energies, both, start - at)
+                    for accumulator in accumulators:
+                        feed(accumulator, both, start - at)
                     at += len(output)
                 described = {
                     "model": name,

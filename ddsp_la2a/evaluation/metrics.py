@@ -2,7 +2,8 @@
 
 All take two mono recordings of the same length, compute in float64 and score the frames from ``start`` on. What comes
 before ``start`` is not scored, but it does run through the filters and averages, which are warm when scoring begins.
-:func:`scores` computes all of them.
+:func:`scores` computes all of them. Everything is summed up over blocks, so that no recording is too long; how is in
+:mod:`~ddsp_la2a.evaluation.errors`, :mod:`~ddsp_la2a.evaluation.spectra` and :mod:`~ddsp_la2a.evaluation.levels`.
 
 A number that isn't defined is NaN, never a huge one: each docstring says when. *Silent* means an RMS of no more than
 1e-8 (−160 dBFS) on the scored frames, *constant* the same of what the DC filter leaves.
@@ -118,8 +119,7 @@ def mr_stft(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> 
         mean over resolutions of ‖|Y| − |Ŷ|‖_F / ‖|Y|‖_F + mean |ln |Y| − ln |Ŷ||
 
     The value is that of ``auraloss.freq.MultiResolutionSTFTLoss()(estimate, target)`` on the whole recording, summed in
-    float64 over pieces, so that ten minutes take seconds and no gigabytes of spectra. The target divides: the order of
-    the arguments matters.
+    float64, without gigabytes of spectra. The target divides: the order of the arguments matters.
 
     Args:
         estimate, target, start: as :func:`esr`.

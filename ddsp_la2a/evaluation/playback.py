@@ -19,8 +19,8 @@ BLOCK_FRAMES = 1 << 18
 class Model(Protocol):
     """What can be scored: anything with this method.
 
-    An optional method ``stream(sample_rate, **positions)`` gives a :class:`BlockStream`, or None where it can't: long
-    recordings are then processed block by block, else as a whole, which has to fit into memory.
+    An optional method ``stream(sample_rate, **positions)`` of its class gives a :class:`BlockStream`, or None where it
+    can't. With one, recordings are processed block by block; else as a whole, which has to fit into memory.
 
     An optional attribute ``info`` (a mapping) may say ``settings_seen`` (tuples of positions in the order of the
     controls), ``parameters`` (how many were fitted), ``train_seconds``, ``converged`` and ``seed``; what it doesn't say
@@ -33,14 +33,12 @@ class Model(Protocol):
 
 
 class BlockStream(Protocol):
-    """A model at rest, at one setting, that carries its state from block to block, as :class:`~ddsp_la2a.Stream` does.
-
-    Attributes:
-        latency_samples: by which its output comes late, which that of ``process`` doesn't.
-    """
+    """A model at one setting, from rest, that carries its state from block to block, as :class:`~ddsp_la2a.Stream`."""
 
     @property
-    def latency_samples(self) -> int: ...
+    def latency_samples(self) -> int:
+        """By which its output comes late; that of the model's own ``process`` doesn't."""
+        ...
 
     def process(self, block: NDArray[np.float32]) -> NDArray[np.floating]:
         """Processed audio ``(time,)`` for the next audio ``(time,)``."""
@@ -48,8 +46,13 @@ class BlockStream(Protocol):
 
 
 def stream_of(model: Model, sample_rate: float, setting: Mapping[str, Any]) -> BlockStream | None:
-    """A stream of a model at one setting, or None where the model has none."""
-    return model.stream(sample_rate, **setting) if hasattr(model, "stream") else None
+    """A stream of a model at one setting, or None where it has none that does what its ``process`` does."""
+    for kind in type(model).__mro__:
+        if "stream" in vars(kind):
+            return model.stream(sample_rate, **setting)  # type: ignore[attr-defined]
+        if "process" in vars(kind):  # a class that overrides this alone inherits a stream of something else
+            return None
+    return None
 
 
 class Passage(NamedTuple):
