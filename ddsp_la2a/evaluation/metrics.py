@@ -3,7 +3,8 @@
 All take two mono recordings of the same length, compute in float64 and score the frames from ``start`` on. What comes
 before ``start`` is not scored, but it does run through the filters and averages, which are warm when scoring begins.
 :func:`scores` computes all of them. Everything is summed up over blocks, so that no recording is too long; how is in
-:mod:`~ddsp_la2a.evaluation.errors`, :mod:`~ddsp_la2a.evaluation.spectra` and :mod:`~ddsp_la2a.evaluation.levels`.
+:mod:`~ddsp_la2a.evaluation.errors`, :mod:`~ddsp_la2a.evaluation.spectra`, :mod:`~ddsp_la2a.evaluation.levels` and
+:mod:`~ddsp_la2a.evaluation.loudness`.
 
 A number that isn't defined is NaN, never a huge one: each docstring says when. *Silent* means an RMS of no more than
 1e-8 (−160 dBFS) on the scored frames, *constant* the same of what the DC filter leaves.
@@ -18,8 +19,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ddsp_la2a.evaluation.errors import Errors
-from ddsp_la2a.evaluation.levels import DynamicRange, GainError, Loudness, difference
-from ddsp_la2a.evaluation.scored_audio import Array, TooShortError, feed, pair
+from ddsp_la2a.evaluation.levels import DynamicRange, GainError
+from ddsp_la2a.evaluation.loudness import Loudness
+from ddsp_la2a.evaluation.scored_audio import Array, TooShortError, difference, feed, pair
 from ddsp_la2a.evaluation.spectra import MultiResolution
 
 

@@ -7,6 +7,7 @@ and averages run through them.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -104,6 +105,12 @@ def require_length(metric: str, frames: int, least: int) -> None:
     """Refuse fewer frames than a metric needs."""
     if frames < least:
         raise TooShortError(f"{metric}: expected at least {least} frames to score, got {frames}: give more audio")
+
+
+def difference(values: Sequence[float]) -> float:
+    """Estimate's minus target's; NaN where either isn't finite."""
+    estimate, target = values
+    return estimate - target if math.isfinite(estimate) and math.isfinite(target) else math.nan
 
 
 class Filter:
