@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ HELD_OUT = 0.2
 """Share of every training row, at its end, that says when to stop where there are no ``val`` rows."""
 
 _FAMILY = "black-box"
-_BLOCK_S = 5.0
+_BLOCK_S = 6.0
 _SEGMENT_S = 3.0
 _SKIP_S = 1.0
 _MODEL = "model.safetensors"
@@ -76,18 +76,41 @@ class BlackBox(nn.Module):
 
     def process(self, audio: NDArray[np.floating], sample_rate: float, **positions: Any) -> NDArray[np.floating]:
         """Processed audio ``(time,)`` or ``(batch, time)``, block by block with the state carried."""
-        raw = torch.from_numpy(np.atleast_2d(np.asarray(audio, dtype=np.float32)))
-        frames = raw.shape[1]
-        raw = _resampled(raw, sample_rate, self.sample_rate)
-        outputs, state = [], None
-        wanted = zip(self.controls, in_order(self.controls, positions), strict=True)
-        at = {control.name: torch.full((len(raw),), float(position)) for control, position in wanted}
+        raw = torch.from_numpy(np.asarray(audio, dtype=np.float32))
+        at_own_rate = _resampled(raw, sample_rate, self.sample_rate).numpy()
+        output = torch.from_numpy(BoxStream(self, positions).process(at_own_rate))
+        return _resampled(output, self.sample_rate, sample_rate)[..., : raw.shape[-1]].numpy()
+
+    def stream(self, sample_rate: float, **positions: Any) -> BoxStream | None:
+        """The same, block by block; None at another rate, because resampling takes the whole."""
+        return BoxStream(self, positions) if sample_rate == self.sample_rate else None
+
+
+class BoxStream:
+    """A black box at its own rate that carries its state from block to block.
+
+    Args:
+        box: what plays.
+        positions: of all controls by name.
+    """
+
+    latency_samples = 0
+
+    def __init__(self, box: BlackBox, positions: Mapping[str, Any]) -> None:
+        self._box = box
+        self._wanted = dict(zip(box.controls, in_order(box.controls, positions), strict=True))
+        self._state: Any = None
+
+    def process(self, block: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Processed audio for the next audio ``(time,)`` or ``(batch, time)``."""
+        raw = torch.from_numpy(np.atleast_2d(np.asarray(block, dtype=np.float32)))
+        at = {control.name: torch.full((len(raw),), float(position)) for control, position in self._wanted.items()}
+        outputs = []
         with torch.no_grad():
-            for block in raw.split(round(_BLOCK_S * self.sample_rate), dim=1):
-                output, state = self({"raw": block, **at}, state)
+            for part in raw.split(round(_BLOCK_S * self._box.sample_rate), dim=1):
+                output, self._state = self._box({"raw": part, **at}, self._state)
                 outputs.append(output)
-        output = _resampled(torch.cat(outputs, dim=1), self.sample_rate, sample_rate)[:, :frames]
-        return output.numpy().reshape(np.shape(audio))
+        return torch.cat(outputs, dim=1).numpy().reshape(np.shape(block))
 
 
 def _resampled(audio: Tensor, rate: float, wanted: float) -> Tensor:

@@ -17,3 +17,17 @@ class Identity:
     def process(self, audio: NDArray[np.floating], sample_rate: float, **positions: Any) -> NDArray[np.floating]:
         """The audio itself."""
         return np.array(audio, copy=True)
+
+    def stream(self, sample_rate: float, **positions: Any) -> Wire:
+        """The same, block by block."""
+        return Wire()
+
+
+class Wire:
+    """What comes in goes out, block by block."""
+
+    latency_samples = 0
+
+    def process(self, block: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The block itself."""
+        return np.array(block, copy=True)

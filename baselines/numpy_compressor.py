@@ -285,17 +285,44 @@ class NumpyCompressor:
             raise ValueError(f"audio: expected shape (time,) or (batch, time), got {audio.shape}")
         output = np.empty(audio.shape, dtype=np.float32 if audio.dtype == np.float32 else np.float64)
         for row_in, row_out in zip(np.atleast_2d(audio), np.atleast_2d(output), strict=True):
-            row_out[:] = compressor(
-                row_in,
-                sample_rate,
-                self.threshold_db,
-                self.ratio,
-                self.knee_db,
-                self.attack_ms,
-                self.release_ms,
-                self.makeup_db,
-            ).output
+            row_out[:] = self.stream(sample_rate).process(row_in)
         return output
+
+    def stream(self, sample_rate: float, **positions: Any) -> NumpyStream:
+        """The same, block by block; positions as in :meth:`process`."""
+        return NumpyStream(self, sample_rate)
+
+
+class NumpyStream:
+    """A :class:`NumpyCompressor` that carries its gain from block to block, starting from 1.
+
+    Args:
+        model: what plays.
+        sample_rate: Sampling rate in Hz.
+    """
+
+    latency_samples = 0
+
+    def __init__(self, model: NumpyCompressor, sample_rate: float) -> None:
+        self._model, self._sample_rate = model, sample_rate
+        self._state = 1.0
+
+    def process(self, block: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Compressed audio for the next audio, both (time,): float32 for float32, else float64."""
+        model = self._model
+        found = compressor(
+            block,
+            self._sample_rate,
+            model.threshold_db,
+            model.ratio,
+            model.knee_db,
+            model.attack_ms,
+            model.release_ms,
+            model.makeup_db,
+            self._state,
+        )
+        self._state = found.state
+        return found.output.astype(np.float32 if block.dtype == np.float32 else np.float64)
 
 
 def _smooth(target: Array, state: float, alpha_attack: float, alpha_release: float) -> tuple[Array, float]:

@@ -5,7 +5,7 @@ What a linear stage alone explains must not be counted as compression, so every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from ddsp_la2a.data.audio import read_audio
 from ddsp_la2a.data.frame import Setting, positions_of, stretch
 from ddsp_la2a.dsp.output_stage import slow_coefficient
 from ddsp_la2a.evaluation.evaluate import SKIP_S, Model
-from ddsp_la2a.evaluation.scored_audio import DC_FILTER
+from ddsp_la2a.evaluation.playback import BlockStream, stream_of
+from ddsp_la2a.evaluation.scored_audio import DC_FILTER, Filter
 from ddsp_la2a.units import seconds_to_frames
 
 _RIDGE = 1e-9
@@ -89,16 +90,51 @@ class Filtered:
 
     def process(self, audio: NDArray[np.floating], sample_rate: float, **positions: Any) -> NDArray[np.floating]:
         """Output of the model through the filter, latency compensated; ``(time,)`` or ``(batch, time)``."""
-        wanted = in_order(self._controls, positions)
+        numerator, denominator = self._filter(sample_rate, positions)
         output = self._model.process(np.asarray(audio, dtype=np.float32), sample_rate, **positions)
-        settings = list(self.filters)
-        weights = self.filters[settings[int(distances(self._controls, settings, wanted).argmin())]]
         padding = np.zeros((*output.shape[:-1], self._half))
-        taps = weights[: 2 * self._half + 1]
-        filtered = lfilter(taps, [1.0], np.concatenate([output, padding], axis=-1))[..., self._half :]
-        if len(weights) > len(taps):
-            filtered += weights[-1] * _slow(output.astype(np.float64), sample_rate)
+        filtered = lfilter(numerator, denominator, np.concatenate([output, padding], axis=-1))[..., self._half :]
         return filtered.astype(output.dtype)
+
+    def stream(self, sample_rate: float, **positions: Any) -> FilteredStream | None:
+        """The same, block by block and late by half the taps more; None where the model can't."""
+        inner = stream_of(self._model, sample_rate, positions)
+        return None if inner is None else FilteredStream(inner, self._filter(sample_rate, positions), self._half)
+
+    def _filter(self, sample_rate: float, positions: Mapping[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
+        """Numerator and denominator of taps and pole together, late by half the taps."""
+        wanted, settings = in_order(self._controls, positions), list(self.filters)
+        weights = self.filters[settings[int(distances(self._controls, settings, wanted).argmin())]]
+        taps = weights[: 2 * self._half + 1]
+        if len(weights) == len(taps):
+            return taps.tolist(), [1.0]
+        coefficient = slow_coefficient(sample_rate)
+        denominator = [1.0, coefficient - 1.0]
+        numerator = np.convolve(taps, denominator)
+        numerator[self._half] += weights[-1] * coefficient
+        return numerator.tolist(), denominator
+
+
+class FilteredStream:
+    """A stream through a filter.
+
+    Args:
+        inner: what plays.
+        numerator_and_denominator: of the filter.
+        late: samples that the filter's output comes late.
+    """
+
+    def __init__(
+        self, inner: BlockStream, numerator_and_denominator: tuple[Sequence[float], Sequence[float]], late: int
+    ) -> None:
+        self._inner = inner
+        self._filter = Filter(*numerator_and_denominator, signals=1)
+        self.latency_samples = inner.latency_samples + late
+
+    def process(self, block: NDArray[np.float32]) -> NDArray[np.floating]:
+        """The next block, filtered."""
+        output = self._inner.process(block)
+        return self._filter(output[None])[0].astype(output.dtype)
 
 
 def _slow(signal: NDArray[np.float64], sample_rate: float) -> NDArray[np.float64]:

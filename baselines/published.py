@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,18 @@ class Published:
 
     def process(self, audio: NDArray[np.floating], sample_rate: float, **positions: Any) -> NDArray[np.floating]:
         """Processed audio ``(time,)`` or ``(batch, time)``."""
-        with warnings.catch_warnings():
-            # In a table of scores it is known that the low settings are held; the README and the docstring say so.
-            warnings.simplefilter("ignore", UserWarning)
+        with _known_to_be_held():
             return np.asarray(self._model.process(audio, sample_rate, **positions))
+
+    def stream(self, sample_rate: float, **positions: Any) -> la.Stream:
+        """The same, block by block."""
+        with _known_to_be_held():
+            return self._model.stream(sample_rate, **positions)
+
+
+@contextmanager
+def _known_to_be_held() -> Iterator[None]:
+    """In a table of scores it is known that the low settings are held; the README and the docstring say so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield

@@ -1,11 +1,12 @@
 """The baselines by name, as the entry-point group ``ddsp_la2a.models`` lists them.
 
 An entry point of that group is a function ``build(frame, *, controls, budget_s, seed, progress, folder)`` that fits on
-the rows whose split is ``train`` (and may watch ``val``) and returns something with ``process``. What it doesn't need
-it takes as ``**_``. One that names ``folder`` is a model that is trained for a while: there (``Path`` or None) it keeps
-``seed-0`` and so on, each with a checkpoint, the model, its history and how it came about. What is finished there for
-the same recordings and settings is loaded, what isn't is resumed. Such a model also gets the ``device`` to train on;
-its ``history`` is a DataFrame, and its ``info`` has ``parameters``, ``settings_seen``, ``train_seconds``, ``budget_s``,
+the rows whose split is ``train`` (and may watch ``val``) and returns something with ``process`` (and ``stream``, if it
+can: see :class:`ddsp_la2a.evaluation.playback.Model`). What it doesn't need it takes as ``**_``. One that names
+``folder`` is a model that is trained for a while: there (``Path`` or None) it keeps ``seed-0`` and so on, each with a
+checkpoint, the model, its history and how it came about. What is finished there for the same recordings and settings is
+loaded, what isn't is resumed. Such a model also gets the ``device`` to train on; its ``history`` is a DataFrame, and
+its ``info`` has ``parameters``, ``settings_seen``, ``train_seconds``, ``budget_s``,
 ``converged`` and ``seed``.
 
 A package of yours can register its own; ``ddsp-la2a compare`` and ``python -m baselines`` find it.

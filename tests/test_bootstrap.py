@@ -8,8 +8,9 @@ import pytest
 
 import ddsp_la2a as la
 from baselines.identity import Identity
-from ddsp_la2a.evaluation.bootstrap import BLOCK_COLUMNS, FEWEST_BLOCKS, block_energies, paired_intervals
+from ddsp_la2a.evaluation.bootstrap import BLOCK_COLUMNS, FEWEST_BLOCKS, BlockEnergies, paired_intervals
 from ddsp_la2a.evaluation.metrics import esr_dc_filtered
+from ddsp_la2a.evaluation.scored_audio import feed
 
 RATE = 1000
 
@@ -33,7 +34,7 @@ def test_blocks_sum_up_to_the_headline_error():
     random = np.random.default_rng(0)
     target = random.standard_normal(3456)
     estimate = target + 0.1 * random.standard_normal(3456) + 0.5  # an offset, which doesn't count
-    blocks = block_energies(estimate, target, RATE, 500)
+    blocks = feed(BlockEnergies(RATE), (estimate, target), 500).table
     assert blocks["second"].tolist() == [0, 1, 2]
     assert blocks["error"].sum() / blocks["target"].sum() == pytest.approx(
         esr_dc_filtered(estimate, target, start=500), rel=1e-12

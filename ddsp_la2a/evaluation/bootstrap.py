@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ddsp_la2a.evaluation.metrics import dc_filtered_frames
+from ddsp_la2a.evaluation.scored_audio import Array, PieceEnergies, WithoutDc
 from ddsp_la2a.units import seconds_to_frames
 
 BLOCK_COLUMNS = ("model", "source", "protocol", "recording", "seed", "second", "error", "target")
-"""Columns of ``blocks.csv``: what :func:`block_energies` gives and which model and recording it belongs to."""
+"""Columns of ``blocks.csv``: what :class:`BlockEnergies` gives and which model and recording it belongs to."""
 
 BLOCK_S = 1.0
 FEWEST_BLOCKS = 8
@@ -20,29 +20,33 @@ _DRAWS = 4000
 _LEVEL = 0.95
 
 
-def block_energies(
-    estimate: NDArray[np.floating], target: NDArray[np.floating], sample_rate: float, start: int
-) -> pd.DataFrame:
+class BlockEnergies:
     """Energies of error and target in blocks of a second, DC-filtered; their sums make the error-to-signal ratio.
 
+    An :class:`~ddsp_la2a.evaluation.scored_audio.Accumulator` of estimate and target.
+
     Args:
-        estimate, target: full scale ±1.
         sample_rate: in Hz.
-        start: first scored frame; the first block starts there, the last may be shorter.
-
-    Shape:
-        both ``(time,)``.
-
-    Returns:
-        ``second`` (from 0), ``error``, ``target``.
-
-    Raises:
-        ValueError: as :func:`~ddsp_la2a.evaluation.metrics.esr_dc_filtered`.
     """
-    error, wanted = dc_filtered_frames(estimate, target, start=start)
-    edges = np.arange(0, len(wanted), seconds_to_frames(BLOCK_S, sample_rate))
-    sums = {name: np.add.reduceat(np.square(x), edges) for name, x in (("error", error), ("target", wanted))}
-    return pd.DataFrame({"second": np.arange(len(edges)), **sums})
+
+    def __init__(self, sample_rate: float) -> None:
+        block = seconds_to_frames(BLOCK_S, sample_rate)
+        self._without_dc = WithoutDc(2)
+        self._energies = PieceEnergies(lambda number: number * block, 2)
+
+    def add(self, audio: Array, skip: int) -> None:
+        """Take the next frames of both."""
+        estimate, target = audio
+        self._energies.add(self._without_dc.add(np.stack([estimate - target, target]), skip))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """``second`` (from 0, the first scored frame's; the last one may be shorter), ``error``, ``target``.
+
+        Zeros for what is silent or constant on the scored frames.
+        """
+        energies = np.where(self._without_dc.silent[:, None], 0.0, self._energies.all)
+        return pd.DataFrame({"second": np.arange(energies.shape[1]), "error": energies[0], "target": energies[1]})
 
 
 def paired_intervals(blocks: pd.DataFrame, reference: str, seed: int = 0) -> pd.DataFrame:

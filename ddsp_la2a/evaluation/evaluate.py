@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, overload
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ddsp_la2a.controls import LA2A_CONTROLS, Control, unique
 from ddsp_la2a.data.audio import read_audio
 from ddsp_la2a.data.frame import positions_of, stretch
 from ddsp_la2a.data.index import read_frame
-from ddsp_la2a.evaluation.bootstrap import BLOCK_COLUMNS, block_energies
-from ddsp_la2a.evaluation.metrics import SCORE_COLUMNS, scores
+from ddsp_la2a.evaluation.bootstrap import BLOCK_COLUMNS, BlockEnergies
+from ddsp_la2a.evaluation.metrics import SCORE_COLUMNS, Scores
+from ddsp_la2a.evaluation.playback import Model, Passage, Stopwatch, played
+from ddsp_la2a.evaluation.scored_audio import Accumulator, feed, pair
 from ddsp_la2a.units import seconds_to_frames
 
 SKIP_S = 1.0
@@ -32,19 +31,6 @@ def columns(controls: Sequence[Control] = LA2A_CONTROLS) -> tuple[str, ...]:
     identity = ("model", "source", "protocol", "track_id", "split", *(control.name for control in controls))
     about_the_fit = ("parameters", "real_time_factor", "train_seconds", "converged", "seed")
     return *identity, "setting_seen", "scored_from_s", *SCORE_COLUMNS, *about_the_fit
-
-
-class Model(Protocol):
-    """What can be scored: anything with this method.
-
-    An optional attribute ``info`` (a mapping) may say ``settings_seen`` (tuples of positions in the order of the
-    controls), ``parameters`` (how many were fitted), ``train_seconds``, ``converged`` and ``seed``; what it doesn't say
-    is left empty.
-    """
-
-    def process(self, audio: NDArray[np.float32], sample_rate: float, **positions: Any) -> NDArray[np.floating]:
-        """Processed audio ``(time,)`` for audio ``(time,)`` and positions of the controls by name."""
-        ...
 
 
 Models = Mapping[str, Model | Sequence[Model]]
@@ -90,10 +76,12 @@ def evaluate(
     """Score models on the rows of one split; nothing is adapted to what is scored.
 
     A row that starts at a recording's beginning is processed from rest and scored from 1 s on. A row that starts within
-    a recording is processed with up to 30 s of what comes before, and scored from its start on.
+    a recording is processed with up to 30 s of what comes before, and scored from its start on. Recordings are read,
+    processed and scored in blocks, however long they are; a model without ``stream`` gets them in one piece.
 
     Args:
-        models: name → anything with ``process``, see :class:`Model`; or several, trained from different seeds.
+        models: name → anything with ``process``, see :class:`~ddsp_la2a.evaluation.playback.Model`; or several, trained
+            from different seeds.
         frame: a folder, a saved ``frame.csv`` or a DataFrame.
         controls: of the unit.
         split: which rows.
@@ -104,11 +92,12 @@ def evaluate(
 
     Returns:
         one row a recording and model with the :func:`columns`; the metrics are defined in
-        :mod:`ddsp_la2a.evaluation.metrics`. ``real_time_factor`` is seconds of audio per second of ``process``.
+        :mod:`ddsp_la2a.evaluation.metrics`. ``real_time_factor`` is seconds of audio per second of processing.
         Where asked for, also the blocks, with :data:`~ddsp_la2a.evaluation.bootstrap.BLOCK_COLUMNS`.
 
     Raises:
-        ValueError: no models, no rows of that split, or a model's output of another length than its input.
+        ValueError: no models, no rows of that split, a model's output of another length than its input, or samples that
+            aren't finite.
     """
     if not models:
         raise ValueError("models: expected at least one, got none")
@@ -123,25 +112,29 @@ def evaluate(
     scored, blocks = [], []
     with tqdm(total=len(chosen) * len(each), desc="evaluate", unit="score", disable=not progress) as bar:
         for row in ({str(k): v for k, v in record.items()} for record in chosen.to_dict("records")):
-            raw, target, sample_rate, start, offset = _read(row)
+            raw, start = _passage(row)
+            sample_rate = raw.sample_rate
             setting = positions_of(row, controls)
             for name, model in each:
-                began = time.perf_counter()
-                output = np.asarray(model.process(raw, sample_rate, **setting))
-                seconds = time.perf_counter() - began
-                if output.shape != raw.shape:
-                    raise ValueError(f"{name}: expected output of shape {raw.shape}, got {output.shape}")
+                watch, scores, energies = Stopwatch(), Scores(sample_rate), BlockEnergies(sample_rate)
+                accumulators: list[Accumulator] = [scores, energies] if return_blocks else [scores]
+                at = raw.first
+                for output in played(name, model, setting, raw, watch):
+                    target, _ = read_audio(row["processed_audio_path"], at, at + len(output))
+                    both = pair(output, target)
+                    for accumulator in accumulators:
+                        feed(accumulator, both, start - at)
+                    at += len(output)
                 described = {
                     "model": name,
                     "protocol": protocol,
-                    "scored_from_s": round((start + offset) / sample_rate, 3),
-                    "real_time_factor": round(len(raw) / sample_rate / seconds, 1),
+                    "scored_from_s": round(start / sample_rate, 3),
+                    "real_time_factor": round((raw.stop - raw.first) / sample_rate / watch.seconds, 1),
                     **_described(model, tuple(setting.values())),
                 }
-                scored.append({**row, **described, **scores(output, target, sample_rate, start=start)})
+                scored.append({**row, **described, **scores.by_name})
                 if return_blocks:
-                    energies = block_energies(output, target, sample_rate, start)
-                    blocks.append(energies.assign(**scored[-1], recording=_recording(scored[-1], controls)))
+                    blocks.append(energies.table.assign(**scored[-1], recording=_recording(scored[-1], controls)))
                 bar.update()
     table = pd.DataFrame(scored)[list(columns(controls))]
     return (table, pd.concat(blocks, ignore_index=True)[list(BLOCK_COLUMNS)]) if return_blocks else table
@@ -154,17 +147,15 @@ def _recording(scored: Mapping[str, Any], controls: Sequence[Control]) -> str:
     return f"track {scored['track_id']}{take}, {setting}, from {scored['scored_from_s']:g} s"
 
 
-def _read(row: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32], int, int, int]:
-    """Input and target from the lead-in on, rate, first scored frame of them, and where in the file they start."""
+def _passage(row: Mapping[str, Any]) -> tuple[Passage, int]:
+    """The input of a row from the lead-in on, and the first scored frame of its file."""
     row_start, stop, sample_rate = stretch(row)
     first = max(row_start - seconds_to_frames(LEAD_IN_S, sample_rate), 0)
-    raw, _ = read_audio(row["raw_audio_path"], first, stop)
-    target, _ = read_audio(row["processed_audio_path"], first, stop)
-    scored_from = max(row_start, seconds_to_frames(SKIP_S, sample_rate))
-    if scored_from >= stop:
+    start = max(row_start, seconds_to_frames(SKIP_S, sample_rate))
+    if start >= stop:
         path, seconds = row["processed_audio_path"], stop / sample_rate
         raise ValueError(f"{path}: expected more than {SKIP_S:g} s to score, got {seconds:.2f} s")
-    return raw, target, sample_rate, scored_from - first, first
+    return Passage(row["raw_audio_path"], first, stop, sample_rate), start
 
 
 def _described(model: Model, setting: tuple[float, ...]) -> dict[str, Any]:

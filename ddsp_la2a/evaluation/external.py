@@ -116,7 +116,9 @@ class External:
             if not control.holds(number):
                 raise ValueError(f"{control.name}: expected {control.positions}, got {position!r}")
             values[control.name] = str(int(number)) if number.is_integer() else repr(number)
-        rows = [self._run(row, int(sample_rate), values) for row in np.atleast_2d(audio)]
+        if audio.ndim == 1:  # perhaps a whole recording, of which there is no second copy
+            return self._run(audio, int(sample_rate), values).astype(audio.dtype, copy=False)
+        rows = [self._run(row, int(sample_rate), values) for row in audio]
         return np.array(rows, dtype=audio.dtype).reshape(audio.shape)
 
     def _run(self, audio: NDArray[np.floating], sample_rate: int, values: dict[str, str]) -> NDArray[np.floating]:

@@ -1,4 +1,4 @@
-"""Levels and loudness of recordings over time, and how far an estimate's stray from its target's.
+"""Levels of recordings over time, and how far an estimate's stray from its target's.
 
 Conventions as in :mod:`~ddsp_la2a.evaluation.metrics`.
 """
@@ -10,9 +10,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
-from ddsp_la2a.evaluation.scored_audio import DC_FILTER, Array, is_silent, mono, pair, require_length, require_start
+from ddsp_la2a.evaluation.scored_audio import (
+    DC_FILTER,
+    Array,
+    Energies,
+    Filter,
+    PieceEnergies,
+    difference,
+    feed,
+    mono,
+    pair,
+    require_length,
+    require_start,
+)
 from ddsp_la2a.units import LEVEL_FLOOR, amplitude_to_db, seconds_to_frames
 
 LEVEL_FRAME_SECONDS = 0.05
@@ -23,9 +34,6 @@ LEVEL_GATE_DB = -60.0
 
 LDR_SHORT_SECONDS, LDR_LONG_SECONDS = 0.05, 3.0
 """Time constants of the two averages of :func:`ldr_db`."""
-
-LOUDNESS_BLOCK_SECONDS, LOUDNESS_STEP_SECONDS = 0.4, 0.1
-"""Gating block of BS.1770 and the step between blocks."""
 
 
 def gain_error_db(estimate: NDArray[Any], target: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
@@ -49,12 +57,35 @@ def gain_error_db(estimate: NDArray[Any], target: NDArray[Any], sample_rate: flo
     Raises:
         ValueError: as :func:`~ddsp_la2a.evaluation.metrics.esr`, or fewer scored frames than 50 ms.
     """
-    estimate, target = pair(estimate, target, start)
-    frame = max(1, seconds_to_frames(LEVEL_FRAME_SECONDS, sample_rate))
-    require_length("gain_error_db", len(target) - start, frame)
-    level_hat, level = (frame_levels_db(audio[start:], frame) for audio in (estimate, target))
-    active = level > LEVEL_GATE_DB
-    return math.sqrt(np.mean((level_hat - level)[active] ** 2)) if active.any() else math.nan
+    return feed(GainError(sample_rate), pair(estimate, target, start), start).value
+
+
+class GainError:
+    """Sums :func:`gain_error_db` up over blocks.
+
+    Args:
+        sample_rate: Sampling rate in Hz.
+    """
+
+    def __init__(self, sample_rate: float) -> None:
+        self._frame = max(1, seconds_to_frames(LEVEL_FRAME_SECONDS, sample_rate))
+        self._energies = PieceEnergies(lambda number: number * self._frame, 2)
+
+    def add(self, audio: Array, skip: int) -> None:
+        """Take the next frames of estimate and target."""
+        self._energies.add(audio[:, skip:])
+
+    @property
+    def value(self) -> float:
+        """In dB.
+
+        Raises:
+            TooShortError: fewer scored frames than 50 ms.
+        """
+        require_length("gain_error_db", self._energies.frames, self._frame)
+        level_hat, level = amplitude_to_db(np.sqrt(self._energies.whole / self._frame))
+        active = level > LEVEL_GATE_DB
+        return math.sqrt(np.mean((level_hat - level)[active] ** 2)) if active.any() else math.nan
 
 
 def frame_levels_db(audio: NDArray[Any], frame: int) -> Array:
@@ -71,64 +102,6 @@ def frame_levels_db(audio: NDArray[Any], frame: int) -> Array:
     """
     frames = np.asarray(audio[: len(audio) // frame * frame], dtype=np.float64).reshape(-1, frame)
     return np.asarray(amplitude_to_db(np.sqrt(np.mean(frames**2, axis=1))))
-
-
-def loudness_lufs(audio: NDArray[Any], sample_rate: float) -> float:
-    """Integrated loudness of a mono recording: K-weighting, blocks of 0.4 s, gates at −70 LUFS and −10 LU.
-
-    Args:
-        audio: Audio, full scale 1.
-        sample_rate: Sampling rate in Hz.
-
-    Shape: (time,).
-
-    Returns:
-        LUFS (−3.01 for a full-scale sine of 997 Hz); −∞ if no block is louder than −70 LUFS.
-
-    Raises:
-        ValueError: as :func:`~ddsp_la2a.evaluation.metrics.esr`, or a recording shorter than 0.4 s.
-
-    References:
-        ITU-R BS.1770-4, 2015, Annex 1.
-        C. J. Steinmetz, J. D. Reiss, "pyloudnorm: a simple yet flexible loudness meter in Python", AES 150, 2021.
-    """
-    from pyloudnorm import Meter
-
-    audio = mono("audio", audio)
-    block = math.ceil(LOUDNESS_BLOCK_SECONDS * sample_rate)
-    require_length("loudness", len(audio), block)
-    # BS.1770 leaves an incomplete last block out, pyloudnorm would count it as a full one.
-    steps = math.floor((len(audio) / sample_rate - LOUDNESS_BLOCK_SECONDS) / LOUDNESS_STEP_SECONDS + 1e-9)
-    whole_blocks = block + math.ceil(steps * LOUDNESS_STEP_SECONDS * sample_rate)
-    # pyloudnorm's default filters read 0.04 LU low at 997 Hz; these are the standard's.
-    return float(Meter(sample_rate, filter_class="DeMan").integrated_loudness(audio[:whole_blocks]))
-
-
-def lufs_difference(estimate: NDArray[Any], target: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
-    """Difference of integrated loudness.
-
-        LUFS(ŷ) − LUFS(y)
-
-    The recordings are cut at ``start`` first: the weighting filters settle in a few hundredths of a second.
-
-    Args:
-        estimate, target, start: as :func:`~ddsp_la2a.evaluation.metrics.esr`.
-        sample_rate: Sampling rate in Hz.
-
-    Shape: both (time,).
-
-    Returns:
-        LU, positive for an estimate that is too loud; NaN if either has no block louder than −70 LUFS.
-
-    Raises:
-        ValueError: as :func:`~ddsp_la2a.evaluation.metrics.esr`, or less than 0.4 s to score.
-
-    References:
-        as :func:`loudness_lufs`.
-    """
-    estimate, target = pair(estimate, target, start)
-    loudness_hat, loudness = (loudness_lufs(audio[start:], sample_rate) for audio in (estimate, target))
-    return loudness_hat - loudness if math.isfinite(loudness_hat) and math.isfinite(loudness) else math.nan
 
 
 def ldr_db(audio: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
@@ -160,11 +133,36 @@ def ldr_db(audio: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
     """
     audio = mono("audio", audio)
     require_start(start, len(audio))
-    if is_silent(audio[start:]):
-        return math.nan
-    power = np.maximum(lfilter(*DC_FILTER, audio) ** 2, LEVEL_FLOOR**2)
-    short, long = (_average(power, tau * sample_rate)[start:] for tau in (LDR_SHORT_SECONDS, LDR_LONG_SECONDS))
-    return math.sqrt(np.mean((10.0 * np.log10(short / long)) ** 2))
+    (found,) = feed(DynamicRange(sample_rate, 1), [audio], start).ldr_db
+    return found
+
+
+class DynamicRange:
+    """Sums :func:`ldr_db` up over blocks.
+
+    Args:
+        sample_rate: Sampling rate in Hz.
+        signals: how many recordings, each on its own.
+    """
+
+    def __init__(self, sample_rate: float, signals: int) -> None:
+        coefficients = [-math.expm1(-1.0 / (tau * sample_rate)) for tau in (LDR_SHORT_SECONDS, LDR_LONG_SECONDS)]
+        self._filter = Filter(*DC_FILTER, signals)
+        self._short, self._long = (Filter([a], [1.0, a - 1.0], signals) for a in coefficients)
+        self._audio, self._strays = Energies(signals), Energies(signals)
+
+    def add(self, audio: Array, skip: int) -> None:
+        """Take the next frames of all recordings."""
+        power = np.maximum(self._filter(audio) ** 2, LEVEL_FLOOR**2)
+        short, long = self._short(power)[:, skip:], self._long(power)[:, skip:]
+        self._audio.add(audio[:, skip:])
+        self._strays.add(10.0 * np.log10(short / long))
+
+    @property
+    def ldr_db(self) -> list[float]:
+        """Of every recording; NaN where silent."""
+        means = np.where(self._audio.silent, math.nan, self._strays.sums / self._strays.frames)
+        return [math.sqrt(mean) for mean in means]
 
 
 def ldr_difference_db(estimate: NDArray[Any], target: NDArray[Any], sample_rate: float, *, start: int = 0) -> float:
@@ -187,10 +185,4 @@ def ldr_difference_db(estimate: NDArray[Any], target: NDArray[Any], sample_rate:
     References:
         as :func:`ldr_db`.
     """
-    estimate, target = pair(estimate, target, start)
-    return ldr_db(estimate, sample_rate, start=start) - ldr_db(target, sample_rate, start=start)
-
-
-def _average(power: Array, frames: float) -> Array:
-    coefficient = -math.expm1(-1.0 / frames)
-    return lfilter([coefficient], [1.0, coefficient - 1.0], power)
+    return difference(feed(DynamicRange(sample_rate, 2), pair(estimate, target, start), start).ldr_db)

@@ -2,7 +2,9 @@
 
 All take two mono recordings of the same length, compute in float64 and score the frames from ``start`` on. What comes
 before ``start`` is not scored, but it does run through the filters and averages, which are warm when scoring begins.
-:func:`scores` computes all of them.
+:func:`scores` computes all of them. Everything is summed up over blocks, so that no recording is too long; how is in
+:mod:`~ddsp_la2a.evaluation.errors`, :mod:`~ddsp_la2a.evaluation.spectra`, :mod:`~ddsp_la2a.evaluation.levels` and
+:mod:`~ddsp_la2a.evaluation.loudness`.
 
 A number that isn't defined is NaN, never a huge one: each docstring says when. *Silent* means an RMS of no more than
 1e-8 (−160 dBFS) on the scored frames, *constant* the same of what the DC filter leaves.
@@ -14,29 +16,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.signal import get_window
 
-from ddsp_la2a.evaluation.levels import gain_error_db, ldr_difference_db, lufs_difference
-from ddsp_la2a.evaluation.scored_audio import (
-    Array,
-    TooShortError,
-    is_silent,
-    pair,
-    require_length,
-    without_dc,
-)
-
-STFT_RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
-"""FFT size, hop and window length of :func:`mr_stft`, in frames: auraloss' defaults."""
-
-STFT_POWER_FLOOR = 1e-8
-"""Least squared magnitude of an STFT bin, as in auraloss."""
-
-_STFT_CHUNK_FRAMES = 128
-"""STFT frames transformed at once: a few megabytes, which stay in the cache."""
+from ddsp_la2a.evaluation.errors import Errors
+from ddsp_la2a.evaluation.levels import DynamicRange, GainError
+from ddsp_la2a.evaluation.loudness import Loudness
+from ddsp_la2a.evaluation.scored_audio import Array, TooShortError, difference, feed, pair
+from ddsp_la2a.evaluation.spectra import MultiResolution
 
 
 def esr(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> float:
@@ -60,8 +46,7 @@ def esr(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> floa
     References:
         A. Wright, V. Välimäki, "Perceptual loss function for neural modelling of audio systems", ICASSP 2020.
     """
-    estimate, target = pair(estimate, target, start)
-    return _energy_ratio((estimate - target)[start:], target[start:])
+    return _errors(estimate, target, start).esr
 
 
 def esr_dc_filtered(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> float:
@@ -78,21 +63,7 @@ def esr_dc_filtered(estimate: NDArray[Any], target: NDArray[Any], *, start: int 
         C.-Y. Yu, G. Fazekas, "Sound matching an analogue levelling amplifier using the Newton-Raphson method",
         AES AIMLA 2025, arXiv 2509.10706.
     """
-    return _energy_ratio(*dc_filtered_frames(estimate, target, start=start))
-
-
-def dc_filtered_frames(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> tuple[Array, Array]:
-    """Error and target of the scored frames as :func:`esr_dc_filtered` takes them.
-
-    Args, Raises: as :func:`esr`.
-
-    Shape: (time,) → (time − start,) each.
-
-    Returns:
-        h∗(ŷ − y) and h∗y in float64; zeros for a target that is silent or constant on the scored frames.
-    """
-    estimate, target = pair(estimate, target, start)
-    return without_dc(estimate - target, start), without_dc(target, start)
+    return _errors(estimate, target, start).esr_dc_filtered
 
 
 def esr_best_gain(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> float:
@@ -111,9 +82,7 @@ def esr_best_gain(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 
     References:
         as :func:`esr_dc_filtered`; the gain is the least-squares solution in one unknown.
     """
-    estimate, target = pair(estimate, target, start)
-    y_hat, y = without_dc(estimate, start), without_dc(target, start)
-    return _energy_ratio(_best_gain(y_hat, y) * y_hat - y, y)
+    return _errors(estimate, target, start).esr_best_gain
 
 
 def gain_offset_db(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> float:
@@ -130,9 +99,7 @@ def gain_offset_db(estimate: NDArray[Any], target: NDArray[Any], *, start: int =
     References:
         as :func:`esr_best_gain`.
     """
-    estimate, target = pair(estimate, target, start)
-    gain = _best_gain(without_dc(estimate, start), without_dc(target, start))
-    return 20.0 * math.log10(abs(gain)) if gain else math.nan
+    return _errors(estimate, target, start).gain_offset_db
 
 
 def mae(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> float:
@@ -145,8 +112,7 @@ def mae(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> floa
     Returns:
         Amplitude, full scale 1; defined for silence too.
     """
-    estimate, target = pair(estimate, target, start)
-    return float(np.mean(np.abs(estimate - target)[start:]))
+    return _errors(estimate, target, start).mae
 
 
 def mr_stft(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> float:
@@ -155,8 +121,7 @@ def mr_stft(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> 
         mean over resolutions of ‖|Y| − |Ŷ|‖_F / ‖|Y|‖_F + mean |ln |Y| − ln |Ŷ||
 
     The value is that of ``auraloss.freq.MultiResolutionSTFTLoss()(estimate, target)`` on the whole recording, summed in
-    float64 over pieces, so that ten minutes take seconds and no gigabytes of spectra. The target divides: the order of
-    the arguments matters.
+    float64, without gigabytes of spectra. The target divides: the order of the arguments matters.
 
     Args:
         estimate, target, start: as :func:`esr`.
@@ -173,13 +138,7 @@ def mr_stft(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> 
         R. Yamamoto, E. Song, J.-M. Kim, "Parallel WaveGAN", ICASSP 2020.
         C. J. Steinmetz, J. D. Reiss, "auraloss: audio-focused loss functions in PyTorch", DMRN+15, 2020.
     """
-    estimate, target = pair(estimate, target, start)
-    # Half an FFT is mirrored at both ends.
-    require_length("mr_stft", len(target) - start, max(size for size, _, _ in STFT_RESOLUTIONS) // 2 + 1)
-    if is_silent(target[start:]):
-        return math.nan
-    distances = [_stft_distance(estimate[start:], target[start:], *resolution) for resolution in STFT_RESOLUTIONS]
-    return sum(distances) / len(distances)
+    return feed(MultiResolution(), pair(estimate, target, start), start).distance
 
 
 def polarity(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) -> float:
@@ -192,8 +151,7 @@ def polarity(estimate: NDArray[Any], target: NDArray[Any], *, start: int = 0) ->
     Returns:
         1.0 or −1.0; 0.0 if either is silent or they are orthogonal.
     """
-    estimate, target = pair(estimate, target, start)
-    return float(np.sign(without_dc(estimate, start) @ without_dc(target, start)))
+    return _errors(estimate, target, start).polarity
 
 
 def scores(estimate: NDArray[Any], target: NDArray[Any], sample_rate: float, *, start: int = 0) -> dict[str, float]:
@@ -212,14 +170,7 @@ def scores(estimate: NDArray[Any], target: NDArray[Any], sample_rate: float, *, 
     Raises:
         ValueError: as :func:`esr`.
     """
-    estimate, target = pair(estimate, target, start)
-    plain = (esr, esr_dc_filtered, esr_best_gain, gain_offset_db, mae, polarity)
-    values = {metric.__name__: metric(estimate, target, start=start) for metric in plain}
-    values["ldr_difference_db"] = ldr_difference_db(estimate, target, sample_rate, start=start)
-    values["mr_stft"] = _nan_if_too_short(lambda: mr_stft(estimate, target, start=start))
-    values["gain_error_db"] = _nan_if_too_short(lambda: gain_error_db(estimate, target, sample_rate, start=start))
-    values["lufs_difference"] = _nan_if_too_short(lambda: lufs_difference(estimate, target, sample_rate, start=start))
-    return {name: values[name] for name in SCORE_COLUMNS}
+    return feed(Scores(sample_rate), pair(estimate, target, start), start).by_name
 
 
 SCORE_COLUMNS = (
@@ -237,6 +188,40 @@ SCORE_COLUMNS = (
 """What :func:`scores` returns, in the order of ``scores.csv``."""
 
 
+class Scores:
+    """Sums every metric of this module up over blocks.
+
+    Args:
+        sample_rate: Sampling rate in Hz.
+    """
+
+    def __init__(self, sample_rate: float) -> None:
+        self._errors, self._spectra, self._gain = Errors(), MultiResolution(), GainError(sample_rate)
+        self._loudness, self._range = Loudness(sample_rate, 2), DynamicRange(sample_rate, 2)
+
+    def add(self, audio: Array, skip: int) -> None:
+        """Take the next frames of estimate and target."""
+        for each in (self._errors, self._spectra, self._gain, self._loudness, self._range):
+            each.add(audio, skip)
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        """What :func:`scores` returns."""
+        errors = self._errors
+        return {
+            "esr": errors.esr,
+            "esr_dc_filtered": errors.esr_dc_filtered,
+            "esr_best_gain": errors.esr_best_gain,
+            "gain_offset_db": errors.gain_offset_db,
+            "gain_error_db": _nan_if_too_short(lambda: self._gain.value),
+            "mae": errors.mae,
+            "mr_stft": _nan_if_too_short(lambda: self._spectra.distance),
+            "lufs_difference": _nan_if_too_short(lambda: difference(self._loudness.lufs)),
+            "ldr_difference_db": difference(self._range.ldr_db),
+            "polarity": errors.polarity,
+        }
+
+
 def _nan_if_too_short(metric: Callable[[], float]) -> float:
     try:
         return metric()
@@ -244,29 +229,5 @@ def _nan_if_too_short(metric: Callable[[], float]) -> float:
         return math.nan
 
 
-def _energy_ratio(error: Array, reference: Array) -> float:
-    return math.nan if is_silent(reference) else float(error @ error / (reference @ reference))
-
-
-def _best_gain(y_hat: Array, y: Array) -> float:
-    """Least-squares gain from ŷ to y; 0 where ŷ is silent and any gain is as good."""
-    return 0.0 if is_silent(y_hat) else float(y_hat @ y / (y_hat @ y_hat))
-
-
-def _stft_distance(estimate: Array, target: Array, fft_size: int, hop: int, window_length: int) -> float:
-    """Spectral convergence plus log-magnitude distance at one resolution; frame k is centred on sample k · hop."""
-    margin = (fft_size - window_length) // 2
-    window = np.pad(get_window("hann", window_length), (margin, fft_size - window_length - margin))
-    frames_hat, frames = (
-        np.lib.stride_tricks.sliding_window_view(np.pad(audio, fft_size // 2, mode="reflect"), fft_size)[::hop]
-        for audio in (estimate, target)
-    )
-    error = energy = log_distance = 0.0
-    for first in range(0, len(frames), _STFT_CHUNK_FRAMES):
-        chunk = slice(first, first + _STFT_CHUNK_FRAMES)
-        spectra = (fft.rfft(window * part[chunk]) for part in (frames_hat, frames))
-        power_hat, power = (np.maximum(s.real**2 + s.imag**2, STFT_POWER_FLOOR) for s in spectra)
-        error += float(np.sum((np.sqrt(power_hat) - np.sqrt(power)) ** 2))
-        energy += float(np.sum(power))
-        log_distance += 0.5 * float(np.sum(np.abs(np.log(power / power_hat))))
-    return math.sqrt(error / energy) + log_distance / (len(frames) * (fft_size // 2 + 1))
+def _errors(estimate: NDArray[Any], target: NDArray[Any], start: int) -> Errors:
+    return feed(Errors(), pair(estimate, target, start), start)
