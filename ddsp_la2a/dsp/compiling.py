@@ -65,7 +65,9 @@ def over_rows(kernel: Any, rows: int, samples: int, *arguments: Any) -> list[Any
         What it returned for each group.
     """
     threads = min(rows, torch.get_num_threads(), 1 + rows * samples // _SAMPLES_WORTH_A_THREAD)
-    edges = [rows * i // threads for i in range(threads + 1)] if threads > 1 else [0, rows]
+    if threads <= 1:
+        return [kernel(0, rows, *arguments)]
+    edges = [rows * i // threads for i in range(threads + 1)]
     others = [_helpers().submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(edges[1:])]
     try:
         first = kernel(edges[0], edges[1], *arguments)

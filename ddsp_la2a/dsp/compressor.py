@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,7 +124,7 @@ def _all_states(
         if not math.isfinite(state):
             raise ValueError(f"state: expected finite numbers, got {state}")
         rest[:2] = [float(state)] * 2
-    before = torch.tensor(rest, dtype=torch.float64, device=audio.device).expand(len(audio), -1)
+    before = torch.from_numpy(np.array(rest)).to(audio.device).expand(len(audio), -1)
     if isinstance(state, (int, float)):
         return before
     given = torch.as_tensor(state, dtype=torch.float64, device=audio.device)
@@ -186,7 +187,7 @@ def _card(given: dict[str, Tensor]) -> Tensor:
 
 def _stages(given: dict[str, Tensor], sample_rate: float) -> Tensor:
     """Coefficients of slow cell and shelf ``(…, 6)``, ``(0,)`` where both are off."""
-    if given.keys() == set(CARD):
+    if len(given) == len(CARD):
         return torch.empty(0, dtype=torch.float64)
     attack_ms, release_ms = given["attack_ms"].double(), given["release_ms"].double()
     zero, one = attack_ms.new_zeros(()), attack_ms.new_ones(())

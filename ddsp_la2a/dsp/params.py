@@ -128,7 +128,7 @@ def check_numbers(
     """
     for name, given in numbers.items():
         try:
-            value = torch.as_tensor(given, dtype=torch.float64).detach()
+            value = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"{name}: expected a number or shape (batch,), got {given!r}") from None
         if value.ndim > 1:
