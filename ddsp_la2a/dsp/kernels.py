@@ -123,13 +123,6 @@ def _constants_in(curves, row):
     return curves[row, 0], curves[row, 1], curves[row, 2], curves[row, 3], curves[row, 4]
 
 
-@inlined
-def _copy(rows, frames, signals, copies):
-    for row in range(rows):
-        for n in range(frames):
-            copies[row, n] = signals[row, n]
-
-
 @compiled
 def _targets(rows, frames, heard, curves, targets):
     """The curve's gain over one piece. Two loops: a processor can't look ahead over both at once."""
@@ -185,10 +178,8 @@ def compress_forward(first, last, audio, coefficients, two_cells, shelf, state, 
                     state[here, 2] = _shelved(frames, row, sound, b0, b1, a1, state[here, 2], shelved)
             _targets(rows, frames, heard, curves, fast)
             if two_cells:
-                _copy(rows, frames, fast, slow)
-            follow_rows(rows, frames, fast_times[0], fast_times[1], fast_before, fast, goals, gains)
-            if two_cells:
-                follow_rows(rows, frames, slow_times[0], slow_times[1], slow_before, slow, goals, gains)
+                follow_rows(rows, frames, slow_times[0], slow_times[1], slow_before, fast, slow, goals, gains)
+            follow_rows(rows, frames, fast_times[0], fast_times[1], fast_before, fast, fast, goals, gains)
             for row in range(rows):
                 here, at = top + row, (top + row) * samples + start
                 mix, makeup = coefficients[here, 7], coefficients[here, 11]
@@ -225,8 +216,8 @@ def _of_rows(top, rows, coefficients, fast_times, slow_times, curves):
 
 
 @compiled
-def _over_thresholds(rows, frames, heard, curves, over, position, target, fast):
-    """As :func:`_targets`, twice, and what :func:`_curve_adjoint` needs."""
+def _over_thresholds(rows, frames, heard, curves, over, position, target):
+    """As :func:`_targets`, and what :func:`_curve_adjoint` needs."""
     for row in range(rows):
         constants, start = _constants_in(curves, row), row * PIECE
         for n in range(start, start + frames, WIDTH):
@@ -241,9 +232,7 @@ def _over_thresholds(rows, frames, heard, curves, over, position, target, fast):
     for row in range(rows):
         for n in range(row * PIECE, row * PIECE + frames, WIDTH):
             exponent = load(target, n)
-            goal = exp2(exponent) if anywhere(exponent < 0.0) else load(_ONES, 0)
-            store(target, n, goal)
-            store(fast, n, goal)
+            store(target, n, exp2(exponent) if anywhere(exponent < 0.0) else load(_ONES, 0))
 
 
 @compiled
@@ -330,12 +319,12 @@ def compress_backward(
                 if shelf:
                     b0, b1, a1 = coefficients[here, 8], coefficients[here, 9], coefficients[here, 10]
                     _shelved(frames, row, sound, b0, b1, a1, passed[here, piece, 2], shelved)
-            _over_thresholds(rows, frames, heard, curves, over, position, target, fast)
+            _over_thresholds(rows, frames, heard, curves, over, position, target)
+            attack, release = fast_times[0], fast_times[1]
+            follow_rows(rows, frames, attack, release, fast_before, target, fast, fast_goals, fast_gains)
             if two_cells:
-                _copy(rows, frames, fast, slow)
-            follow_rows(rows, frames, fast_times[0], fast_times[1], fast_before, fast, fast_goals, fast_gains)
-            if two_cells:
-                follow_rows(rows, frames, slow_times[0], slow_times[1], slow_before, slow, slow_goals, slow_gains)
+                attack, release = slow_times[0], slow_times[1]
+                follow_rows(rows, frames, attack, release, slow_before, target, slow, slow_goals, slow_gains)
             for row in range(rows):
                 here, place = top + row, row * _SUMS * WIDTH
                 mix, makeup = coefficients[here, 7], coefficients[here, 11]

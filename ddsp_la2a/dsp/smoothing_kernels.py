@@ -39,8 +39,8 @@ def follow(gain, target, attack, release):
 
 
 @compiled
-def follow_rows(rows, frames, attack, release, gain, signals, goals, gains):
-    """Smooth up to ``WIDTH`` rows in place: ``signals`` (WIDTH, PIECE) hold targets, then gains.
+def follow_rows(rows, frames, attack, release, gain, targets, signals, goals, gains):
+    """Smooth up to ``WIDTH`` rows of ``targets`` into ``signals``, (WIDTH, PIECE) both and maybe the same.
 
     ``attack``, ``release`` and ``gain``, the last before and then after, have a number a lane. ``goals`` and ``gains``,
     both of :data:`FILM` numbers, receive the targets and the gains before them, for :func:`adjoint_rows`.
@@ -50,7 +50,7 @@ def follow_rows(rows, frames, attack, release, gain, signals, goals, gains):
         store(gains, 0, g)
         for start in range(0, frames, WIDTH):
             first = start * WIDTH
-            transpose(signals, start, PIECE, goals, first, WIDTH)
+            transpose(targets, start, PIECE, goals, first, WIDTH)
             for n in range(first, first + WIDTH * WIDTH, WIDTH):
                 g = follow(g, load(goals, n), attacks, releases)
                 store(gains, n + WIDTH, g)
@@ -59,8 +59,8 @@ def follow_rows(rows, frames, attack, release, gain, signals, goals, gains):
         for row in range(rows):
             a, r, g, first = attack[row], release[row], gain[row], row * PIECE
             for n in range(frames):
-                goals[first + n], gains[first + n] = signals[row, n], g
-                g = follow(g, signals[row, n], a, r)
+                goals[first + n], gains[first + n] = targets[row, n], g
+                g = follow(g, targets[row, n], a, r)
                 signals[row, n] = g
     for row in range(rows):
         last = signals[row, frames - 1]
@@ -155,7 +155,7 @@ def smooth_forward(first, last, target, attack, release, state, smoothed, passed
                 if passed.shape[1] > 0:
                     passed[top + row, start // PIECE] = gain[row]
                 read(target, top + row, start, frames, signals, row)
-            follow_rows(rows, frames, times[0], times[1], gain, signals, goals, gains)
+            follow_rows(rows, frames, times[0], times[1], gain, signals, signals, goals, gains)
             for row in range(rows):
                 here = (top + row) * samples + start
                 for n in range(frames):
@@ -185,7 +185,7 @@ def smooth_backward(first, last, target, attack, release, passed, grad_smoothed,
             for row in range(rows):
                 gain[row] = passed[top + row, start // PIECE]
                 read(target, top + row, start, frames, signals, row)
-            follow_rows(rows, frames, times[0], times[1], gain, signals, goals, gains)
+            follow_rows(rows, frames, times[0], times[1], gain, signals, signals, goals, gains)
             for row in range(rows):
                 read(grad_smoothed, top + row, start, frames, signals, row)
             adjoint_rows(rows, frames, times[0], times[1], carry, signals, goals, gains, asked_of_times, tile)
