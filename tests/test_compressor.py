@@ -862,6 +862,8 @@ def test_the_first_sample_that_is_not_finite_is_named(bad: float, dtype: torch.d
     audio[1, 50], audio[1, 70], audio[2, 10] = bad, math.nan, math.inf
     with pytest.raises(ValueError, match=rf"^audio: expected finite samples, got {bad} in row 1, frame 50 .3 in all"):
         compressor(audio, CompressorParams(**SETTING), RATE)
+    with pytest.raises(ValueError, match=rf"^audio: expected finite samples, got {bad} in row 1, frame 50 .3 in all"):
+        torch.func.vmap(lambda one: compressor(one, CompressorParams(**SETTING), RATE))(audio[:, None])
 
 
 def test_samples_whose_sum_is_beyond_all_numbers_are_finite_all_the_same() -> None:
