@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,12 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from commands import Ran
 
 import ddsp_la2a as la
 from baselines.numpy_compressor import compressor
 from baselines.numpy_stages import StagedReference, staged_compressor
+from ddsp_la2a import cli
 from ddsp_la2a.data.cache import FOLDER_VARIABLE
 from ddsp_la2a.dsp.compressor import CompressorParams
 from ddsp_la2a.dsp.output_stage import OutputFilter
@@ -325,3 +329,24 @@ def exportable_models() -> dict[str, GreyBox]:
 def exportable(request: pytest.FixtureRequest) -> GreyBox:
     """A model of one knob and one switch."""
     return exportable_models()[request.param]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ran]:
+    """``ddsp-la2a …`` in this process and an empty folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["ddsp-la2a", *map(str, arguments)])
+        status = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            try:
+                cli.main()
+            except SystemExit as end:
+                status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    return run

@@ -9,22 +9,21 @@ import shlex
 import shutil
 import subprocess
 import sys
-import warnings
 import zipfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import torch
+from commands import PREFIX, Ran
 
 import ddsp_la2a as la
 from baselines.numpy_compressor import compressor
-from ddsp_la2a import cli, compare
+from ddsp_la2a import compare
 from ddsp_la2a.controls import parse_controls
 from ddsp_la2a.evaluation.evaluate import PROTOCOL_ROWS, columns
 from ddsp_la2a.evaluation.measure import MEASURED, measure, measured_curves
@@ -35,45 +34,7 @@ from ddsp_la2a.model.taper import Taper
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[1]
-PREFIX = "ddsp-la2a: error: "
 PCM_16, PCM_24 = 2.0**-15, 2.0**-23
-
-
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line of a refused command."""
-        lines = [line for line in self.err.splitlines() if line.startswith(PREFIX)]
-        assert self.status == 2, self.err
-        assert len(lines) == 1, self.err
-        assert self.err.splitlines()[-1] == lines[0]
-        assert "Traceback" not in self.err
-        return lines[0].removeprefix(PREFIX)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """``ddsp-la2a …`` in this process and an empty folder."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["ddsp-la2a", *map(str, arguments)])
-        status = 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            try:
-                cli.main()
-            except SystemExit as end:
-                status = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
-
-    return run
 
 
 def in_a_fresh_process(*arguments: object, cwd: Path, **environment: str) -> Ran:

@@ -8,11 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +17,10 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from commands import Ran
 
 import ddsp_la2a as la
-from ddsp_la2a import cli, compare
+from ddsp_la2a import compare
 from ddsp_la2a.controls import LA2A_CONTROLS
 from ddsp_la2a.evaluation import figures, measure
 from ddsp_la2a.fitting import optical
@@ -811,30 +809,7 @@ def test_report(whole: la.FitResult, whole_frame: pd.DataFrame, tmp_path: Path) 
 # Command line
 
 
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., SimpleNamespace]:
-    """``ddsp-la2a …`` in this process and an empty folder."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-
-    def run(*arguments: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["ddsp-la2a", *map(str, arguments)])
-        status = 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            try:
-                cli.main()
-            except SystemExit as end:
-                status = int(end.code or 0)
-        captured = capsys.readouterr()
-        return SimpleNamespace(status=status, out=captured.out, err=captured.err)
-
-    return run
-
-
-def test_command_line_fits_a_cell(run: Callable[..., SimpleNamespace], short_frame: pd.DataFrame) -> None:
+def test_command_line_fits_a_cell(run: Callable[..., Ran], short_frame: pd.DataFrame) -> None:
     short_frame.to_csv("frame.csv", index=False)
     ran = run("fit", "frame.csv", "--out", "run", "--family", FAMILY, "--stages", "output-filter", "--max-steps", 3)
     assert ran.status == 0, ran.err
@@ -859,7 +834,7 @@ def test_command_line_fits_a_cell(run: Callable[..., SimpleNamespace], short_fra
     assert "sidechain_gain_db" in pd.read_csv("run/curves.csv")
 
 
-def test_command_line_processes_with_a_cell(run: Callable[..., SimpleNamespace]) -> None:
+def test_command_line_processes_with_a_cell(run: Callable[..., Ran]) -> None:
     model = unit_of(CellStages())
     model.save("cell.safetensors")
     x = render_programme(1.0, 44100, seed=7, pause_s=0.1).astype(np.float32)
@@ -884,7 +859,7 @@ def test_command_line_processes_with_a_cell(run: Callable[..., SimpleNamespace])
     ],
 )
 def test_command_line_refuses(
-    run: Callable[..., SimpleNamespace], short_frame: pd.DataFrame, options: tuple[str, ...], message: str
+    run: Callable[..., Ran], short_frame: pd.DataFrame, options: tuple[str, ...], message: str
 ) -> None:
     short_frame.to_csv("frame.csv", index=False)
     ran = run("fit", "frame.csv", "--out", "run", *options)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddsp_la2a.dsp import smoothing_kernels as kernels
 from ddsp_la2a.dsp.compiling import over_rows
+from ddsp_la2a.dsp.row_functions import FirstDerivative, LoopFunction, as_array
 
 
 def number_or_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
@@ -28,79 +24,6 @@ def number_or_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
 def per_row(value: Tensor | float, name: str, like: Tensor) -> Tensor:
     """The same in float64 for every row, contiguous."""
     return number_or_row(value, name, like).double().expand(like.shape[0]).contiguous()
-
-
-def or_zeros(derivative: Tensor | None, like: Tensor) -> Tensor:
-    """The derivative, for which torch says None where it is zero."""
-    return torch.zeros_like(like) if derivative is None else derivative
-
-
-def as_array(tensor: Tensor) -> NDArray[Any]:
-    """The tensor's values as the kernels read them: on the CPU, C-contiguous; shared where they are so already."""
-    return np.ascontiguousarray(tensor.numpy(force=True))
-
-
-class RowFunction(torch.autograd.Function):
-    """A function whose rows know nothing of each other: to it, what vmap runs over is just more rows."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        # torch asks for it in every call, and finding out takes longer than a short block.
-        own = cls.__dict__.get("forward")
-        if isinstance(own, staticmethod):
-            own.__func__.__signature__ = inspect.signature(own.__func__)  # type: ignore[attr-defined]
-
-    @classmethod
-    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        def into_rows(value: Any, dim: int | None) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            batch = value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
-            return batch.flatten(0, 1)
-
-        outputs = cls.apply(*map(into_rows, arguments, in_dims))
-        return tuple(output.unflatten(0, (info.batch_size, -1)) for output in outputs), 0
-
-
-class FirstDerivative(RowFunction):
-    """A first derivative as a function of its own, so that torch knows that it depends on the inputs."""
-
-    operator: str
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @classmethod
-    def backward(cls, ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError(f"{cls.operator}: differentiable once, got a request for its second derivative")
-
-    jvp = backward
-
-
-class _Smooth(RowFunction):
-    """Smoothed signal, its last value, and what the backward pass needs in float64, empty unless ``keep``."""
-
-    @staticmethod
-    def forward(keep: bool, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _smoothed(keep, *inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.mark_non_differentiable(output[-1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[1:], output[-1])
-        ctx.save_for_forward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, grad_state: Tensor | None, _: None) -> Any:
-        *inputs, passed = ctx.saved_tensors
-        grads = or_zeros(grad, inputs[0]), or_zeros(grad_state, inputs[-1])
-        return None, *_SmoothAdjoint.apply(passed, *grads, *inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
-        return *_SmoothTangent.apply(*ctx.saved_tensors, *tangents), None
 
 
 def _smoothed(keep: bool, target: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,22 +54,24 @@ class _SmoothAdjoint(FirstDerivative):
 
 
 class _SmoothTangent(FirstDerivative):
-    """Tangents of the output and the last state; takes target, parameters and state, then the tangents of these."""
-
     operator = "smooth"
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        inputs, tangents = arguments[: len(arguments) // 2], arguments[len(arguments) // 2 :]
+    def forward(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, (d_target, *tangents) = arguments[:4], arguments[4:]
         target = inputs[0]
-        rows, samples = target.shape
-        # A constant target costs no buffer of zeros.
-        target_tangent = target.new_empty((rows, 0)) if tangents[0] is None else tangents[0]
-        others = torch.stack([or_zeros(t, like) for t, like in zip(tangents[1:], inputs[1:], strict=True)], 1).cpu()
-        output = torch.empty((rows, samples), dtype=target.dtype)
-        arrays = map(as_array, (*inputs, target_tangent, others, output))
-        over_rows(kernels.smooth_jvp, rows, samples, *arrays)
+        others = torch.stack(tangents, 1).cpu()
+        output = torch.empty(target.shape, dtype=target.dtype)
+        over_rows(kernels.smooth_jvp, *target.shape, *map(as_array, (*inputs, d_target, others, output)))
         return output.to(target.device), others[:, -1].to(target.device, copy=True)
+
+
+class _Smooth(LoopFunction):
+    adjoint, tangent = _SmoothAdjoint, _SmoothTangent
+
+    @staticmethod
+    def forward(keep: bool, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _smoothed(keep, *inputs)
 
 
 def smooth(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ddsp_la2a.dsp import feedback_kernels, kernels
-from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, as_array, or_zeros
 from ddsp_la2a.dsp.checks import check_finite
 from ddsp_la2a.dsp.coefficients import Array, coefficients_adjoint, coefficients_tangent, to_coefficients
 from ddsp_la2a.dsp.compiling import over_rows
+from ddsp_la2a.dsp.row_functions import FirstDerivative, LoopFunction, as_array
 from ddsp_la2a.dsp.smoothing_kernels import pieces
 
 
@@ -82,44 +82,6 @@ def _run(
     return output.to(audio.device), after.to(audio.device), passed, shown
 
 
-class _Compress(RowFunction):
-    """Output, last state, and what the backward pass needs in float64, empty unless ``keep``."""
-
-    @staticmethod
-    def forward(
-        keep: bool,
-        form: Form,
-        sample_rate: float,
-        audio: Tensor,
-        card: Tensor,
-        stages: Tensor,
-        state: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        numbers = to_coefficients(as_array(card), as_array(stages), form.feedback, sample_rate)
-        return _run(keep, False, form, audio, numbers, state)[:3]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.how = inputs[1:3]
-        ctx.mark_non_differentiable(output[-1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[3:], output[-1])
-        ctx.save_for_forward(*inputs[3:])
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None, grad_state: Tensor | None, _: None) -> Any:
-        *inputs, kept = ctx.saved_tensors
-        grads = or_zeros(grad_output, inputs[0]), or_zeros(grad_state, inputs[-1])
-        return None, None, None, *_CompressAdjoint.apply(*ctx.how, kept, *grads, *inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, _: None, __: None, ___: None, *tangents: Tensor | None) -> Any:
-        audio, *others = ctx.saved_tensors
-        moving = audio.new_empty((len(audio), 0)) if tangents[0] is None else tangents[0]
-        moved = map(or_zeros, tangents[1:], others)
-        return *_CompressTangent.apply(*ctx.how, audio, *others, moving, *moved), None
-
-
 class _CompressAdjoint(FirstDerivative):
     operator = "compressor"
 
@@ -180,3 +142,20 @@ class _CompressTangent(FirstDerivative):
         wired = form.feedback, form.two_cells or form.feedback, form.shelf or form.feedback
         over_rows(feedback_kernels.tangents_forward, rows, samples, *inputs, *wired, *others)
         return tangents[:, 0].to(audio.device, audio.dtype), after[:, :, 0].to(audio.device)
+
+
+class _Compress(LoopFunction):
+    adjoint, tangent = _CompressAdjoint, _CompressTangent
+
+    @staticmethod
+    def forward(
+        keep: bool,
+        form: Form,
+        sample_rate: float,
+        audio: Tensor,
+        card: Tensor,
+        stages: Tensor,
+        state: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        numbers = to_coefficients(as_array(card), as_array(stages), form.feedback, sample_rate)
+        return _run(keep, False, form, audio, numbers, state)[:3]

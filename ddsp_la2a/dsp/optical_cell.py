@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ddsp_la2a.dsp import optical_derivative_kernels, optical_kernels, output_stage
-from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, as_array, number_or_row, or_zeros
+from ddsp_la2a.dsp.ballistics import number_or_row
 from ddsp_la2a.dsp.checks import check_audio, check_finite, check_sample_rate, known_any
 from ddsp_la2a.dsp.compiling import over_rows
 from ddsp_la2a.dsp.optical_kernels import STATES
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.params import check_numbers, check_reference, checked_filter
+from ddsp_la2a.dsp.row_functions import FirstDerivative, LoopFunction, as_array
 from ddsp_la2a.dsp.smoothing_kernels import pieces
 from ddsp_la2a.units import DB_PER_NEPER, RISE_TIME_TO_TIME_CONSTANT, db_to_amplitude, rise_time_to_coefficient
 
@@ -261,35 +262,6 @@ def _coefficients(given: dict[str, Tensor], sample_rate: float) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
 
 
-class _Cell(RowFunction):
-    """Output, last state, and what the backward pass needs in float64, empty unless ``keep``."""
-
-    @staticmethod
-    def forward(keep: bool, audio: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _run(keep, audio, coefficients, state)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.mark_non_differentiable(output[-1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[1:], output[-1])
-        ctx.save_for_forward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None, grad_state: Tensor | None, _: None) -> Any:
-        *inputs, kept = ctx.saved_tensors
-        grads = or_zeros(grad_output, inputs[0]), or_zeros(grad_state, inputs[-1])
-        return None, *_CellAdjoint.apply(kept, *grads, *inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
-        audio, coefficients, state = ctx.saved_tensors
-        d_audio, d_coefficients, d_state = tangents
-        moving = audio.new_empty((len(audio), 0)) if d_audio is None else d_audio
-        others = or_zeros(d_coefficients, coefficients), or_zeros(d_state, state)
-        return *_CellTangent.apply(audio, coefficients, state, moving, *others), None
-
-
 def _run(keep: bool, audio: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows, samples = audio.shape
     output = torch.empty((rows, samples), dtype=audio.dtype)
@@ -334,3 +306,11 @@ class _CellTangent(FirstDerivative):
         others = map(as_array, (state.to(device="cpu", copy=True).contiguous(), after, output, tangents))
         over_rows(optical_derivative_kernels.cell_tangents, rows, samples, *inputs, *others)
         return tangents[:, 0].to(audio.device, audio.dtype), after[:, :, 0].to(audio.device)
+
+
+class _Cell(LoopFunction):
+    adjoint, tangent = _CellAdjoint, _CellTangent
+
+    @staticmethod
+    def forward(keep: bool, audio: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _run(keep, audio, coefficients, state)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ddsp_la2a.dsp import filter_kernels
-from ddsp_la2a.dsp.ballistics import FirstDerivative, RowFunction, as_array, or_zeros
 from ddsp_la2a.dsp.checks import check_sample_rate, known_any
 from ddsp_la2a.dsp.compiling import over_rows
+from ddsp_la2a.dsp.row_functions import FirstDerivative, LoopFunction, as_array
 from ddsp_la2a.dsp.side_chain import REFERENCE_HZ
 
 COEFFICIENTS = 5
@@ -180,37 +179,6 @@ def output_filter(signal: Tensor, taps: Tensor, sample_rate: float, state: Tenso
     return _Filter.apply(slow_coefficient(sample_rate), signal, taps.expand(len(signal), -1), state)
 
 
-class _Filter(RowFunction):
-    """Output and last state."""
-
-    @staticmethod
-    def forward(coefficient: float, signal: Tensor, taps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        output = torch.empty(signal.shape, dtype=signal.dtype)
-        after = state.to(device="cpu", copy=True).contiguous()
-        arrays = as_array(signal), as_array(taps), coefficient, as_array(after), as_array(output)
-        over_rows(filter_kernels.filter_forward, *signal.shape, *arrays)
-        return output.to(signal.device), after.to(signal.device)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.coefficient = inputs[0]
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None, grad_state: Tensor | None) -> Any:
-        signal, taps, state = ctx.saved_tensors
-        grads = or_zeros(grad_output, signal), or_zeros(grad_state, state)
-        return None, *_FilterAdjoint.apply(ctx.coefficient, *grads, signal, taps, state)
-
-    @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
-        signal, taps, state = ctx.saved_tensors
-        d_signal, d_taps, d_state = map(or_zeros, tangents, (signal, taps, state))
-        return _FilterTangent.apply(ctx.coefficient, signal, taps, state, d_signal, d_taps, d_state)
-
-
 class _FilterAdjoint(FirstDerivative):
     operator = "compressor"
 
@@ -237,5 +205,19 @@ class _FilterTangent(FirstDerivative):
     @staticmethod
     def forward(coefficient: float, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         signal, taps, state, d_signal, d_taps, d_state = inputs
+        if d_signal.shape != signal.shape:
+            d_signal = torch.zeros_like(signal)
         moved, d_after = _Filter.forward(coefficient, d_signal.to(signal), taps, d_state)
         return moved + _Filter.forward(coefficient, signal, d_taps, state)[0], d_after
+
+
+class _Filter(LoopFunction):
+    adjoint, tangent = _FilterAdjoint, _FilterTangent
+
+    @staticmethod
+    def forward(coefficient: float, signal: Tensor, taps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        output = torch.empty(signal.shape, dtype=signal.dtype)
+        after = state.to(device="cpu", copy=True).contiguous()
+        arrays = as_array(signal), as_array(taps), coefficient, as_array(after), as_array(output)
+        over_rows(filter_kernels.filter_forward, *signal.shape, *arrays)
+        return output.to(signal.device), after.to(signal.device)
