@@ -474,6 +474,12 @@ def test_static_curves_and_step_responses_of_all_models(write, models):
     assert [label.split()[0] for label in plots] == ["Each", "Output"]
 
 
+def test_a_grey_box_that_was_not_measured_shows_its_own_step_response(write, models):
+    page = write(scores_of({"grey-box": 0.01, "half": 0.2}), models=models, steps=steps_of(["half", "my unit"]))
+    plots = [a["aria-label"] for tag, a in page.elements if tag == "svg" and a["class"] == "plot"]
+    assert "Gain over time for a step of level." in plots
+
+
 def test_curves_may_come_from_files_and_alone(tmp_path, write):
     scores = scores_of({"a": 0.1, "b": 0.2})
     tables = {"static_curves": static_curves_of("ab"), "steps": steps_of("ab")}
