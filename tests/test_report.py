@@ -466,6 +466,8 @@ def test_static_curves_and_step_responses_of_all_models(write, models):
     for mark in charts[0][2]:
         left, right = map(float, re.search(r": (\S+) dB at (\S+)$", mark).groups())
         assert left == pytest.approx(min(right, -20.0 + (right + 20.0) / 4.0), abs=0.051)
+    # Settings of many knobs take several lines, which a picture's own text couldn't.
+    assert re.findall(r"<h4>(.*?)</h4>", page.source) == [*words, *words]
     legend = re.search(r'<h3 id="static">.*?<ul class="legend">(.*?)</ul>', page.source, re.S)[1]
     assert re.findall(r"<bdi>([^<]*)</bdi>", legend) == ["my unit", "grey-box", "half"]
     assert {"Static curves – simulated", "Step response – simulated"} <= set(page.headings())
