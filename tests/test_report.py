@@ -476,6 +476,11 @@ def test_static_curves_and_step_responses_of_all_models(write, models):
     assert [label.split()[0] for label in plots] == ["Each", "Output"]
 
 
+def test_it_is_said_how_models_were_timed(write):
+    words = write(scores_of({"a": 0.1})).words
+    assert "plays them block by block, any other in one piece, which is slower" in words
+
+
 def test_a_grey_box_that_was_not_measured_shows_its_own_step_response(write, models):
     page = write(scores_of({"grey-box": 0.01, "half": 0.2}), models=models, steps=steps_of(["half", "my unit"]))
     plots = [a["aria-label"] for tag, a in page.elements if tag == "svg" and a["class"] == "plot"]
