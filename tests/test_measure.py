@@ -25,6 +25,7 @@ from ddsp_la2a.evaluation.measure import (
     step_response,
     tone_signal,
 )
+from ddsp_la2a.evaluation.traces import steps_table
 from ddsp_la2a.simulated_unit.unit import SimulatedLA2A
 
 LN9 = math.log(9.0)
@@ -434,6 +435,18 @@ def test_curves_where_there_is_no_output() -> None:
     assert curve["output_dbfs"].isna().all()
     assert steps["tone_gain_db"].isna().all()
     assert np.isfinite(steps["time_s"]).all()
+
+
+def test_one_sample_that_is_not_finite_takes_no_more_of_a_curve_than_is_averaged_with_it() -> None:
+    """A second after a step up: what lies within a twentieth of that to either side is gone, and nothing else."""
+    part = tones.passages(8000, "sine")
+    output = part.audio.copy()
+    output[(part.passages[tones.LONG].start + 1000) * part.period] = np.nan
+    steps = steps_table(output, part, 8000)
+    gone = steps[steps["tone_gain_db"].isna()]
+    assert set(gone["level_step"]) == {"up"}
+    assert gone["time_s"].between(0.94, 1.07).all()
+    np.testing.assert_allclose(steps["tone_gain_db"].dropna(), 0.0, atol=1e-6)
 
 
 def test_why_numbers_are_missing_comes_back_from_its_words() -> None:

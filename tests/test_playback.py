@@ -108,8 +108,27 @@ class Delegating(Whole):
         return getattr(self.model, name)
 
 
+class Without(Late):
+    stream = None
+
+
+def louder_itself():
+    """Its own ``process`` was put in place of its class's."""
+    model = Late()
+    model.process = Louder().process
+    return model
+
+
 @pytest.mark.parametrize(
-    ("model", "gain"), [(Unstreamed(Late()), 1.0), (Louder(), 2.0), (Delegating(Louder()), 2.0)], ids=type
+    ("model", "gain"),
+    [
+        (Unstreamed(Late()), 1.0),
+        (Without(), 1.0),
+        (Louder(), 2.0),
+        (Delegating(Louder()), 2.0),
+        (louder_itself(), 2.0),
+    ],
+    ids=["none now", "none at all", "process overridden", "delegating", "process put in place"],
 )
 def test_no_stream_but_the_model_s_own_is_played(file, model, gain, monkeypatch):
     monkeypatch.setattr(LateStream, "process", None)

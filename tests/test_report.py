@@ -466,12 +466,25 @@ def test_static_curves_and_step_responses_of_all_models(write, models):
     for mark in charts[0][2]:
         left, right = map(float, re.search(r": (\S+) dB at (\S+)$", mark).groups())
         assert left == pytest.approx(min(right, -20.0 + (right + 20.0) / 4.0), abs=0.051)
+    # Settings of many knobs take several lines, which a picture's own text couldn't.
+    assert re.findall(r"<h4>(.*?)</h4>", page.source) == [*words, *words]
     legend = re.search(r'<h3 id="static">.*?<ul class="legend">(.*?)</ul>', page.source, re.S)[1]
     assert re.findall(r"<bdi>([^<]*)</bdi>", legend) == ["my unit", "grey-box", "half"]
     assert {"Static curves – simulated", "Step response – simulated"} <= set(page.headings())
     # The grey box's own step response would be a second picture of the same.
     plots = [a["aria-label"] for tag, a in page.elements if tag == "svg" and a["class"] == "plot"]
     assert [label.split()[0] for label in plots] == ["Each", "Output"]
+
+
+def test_it_is_said_how_models_were_timed(write):
+    words = write(scores_of({"a": 0.1})).words
+    assert "plays them block by block, any other in one piece, which is slower" in words
+
+
+def test_a_grey_box_that_was_not_measured_shows_its_own_step_response(write, models):
+    page = write(scores_of({"grey-box": 0.01, "half": 0.2}), models=models, steps=steps_of(["half", "my unit"]))
+    plots = [a["aria-label"] for tag, a in page.elements if tag == "svg" and a["class"] == "plot"]
+    assert "Gain over time for a step of level." in plots
 
 
 def test_curves_may_come_from_files_and_alone(tmp_path, write):

@@ -92,7 +92,8 @@ def evaluate(
 
     Returns:
         one row a recording and model with the :func:`columns`; the metrics are defined in
-        :mod:`ddsp_la2a.evaluation.metrics`. ``real_time_factor`` is seconds of audio per second of processing.
+        :mod:`ddsp_la2a.evaluation.metrics`. ``real_time_factor`` is seconds of audio per second of processing, without
+        reading and scoring; in one piece a model takes longer than block by block.
         Where asked for, also the blocks, with :data:`~ddsp_la2a.evaluation.bootstrap.BLOCK_COLUMNS`.
 
     Raises:

@@ -47,9 +47,12 @@ class BlockStream(Protocol):
 
 def stream_of(model: Model, sample_rate: float, setting: Mapping[str, Any]) -> BlockStream | None:
     """A stream of a model at one setting, or None where it has none that does what its ``process`` does."""
+    if "process" in getattr(model, "__dict__", {}):  # put in place of its class's: the stream is of another
+        return None
     for kind in type(model).__mro__:
         if "stream" in vars(kind):
-            return model.stream(sample_rate, **setting)  # type: ignore[attr-defined]
+            stream = model.stream  # type: ignore[attr-defined]
+            return None if stream is None else stream(sample_rate, **setting)
         if "process" in vars(kind):  # a class that overrides this alone inherits a stream of something else
             return None
     return None

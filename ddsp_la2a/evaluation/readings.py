@@ -197,11 +197,17 @@ def release_ms(gain: Array, rest: float, loud: float, share: float, sample_rate:
 
 
 def smoothed(gain: Array) -> Array:
-    """Mean over a twentieth of the time that has passed to either side: less noise, and hardly another exponential."""
+    """Mean over a twentieth of the time that has passed to either side: less noise, and hardly another exponential.
+
+    NaN where one of these values is, and nowhere else.
+    """
     number = np.arange(len(gain))
     half = np.minimum(number // 20, len(gain) - 1 - number)
-    total = np.concatenate([[0.0], np.cumsum(gain)])
-    return np.asarray((total[number + half + 1] - total[number - half]) / (2 * half + 1))
+    total, missing = (
+        np.concatenate([[0.0], np.cumsum(part)]) for part in (np.where(np.isnan(gain), 0.0, gain), np.isnan(gain))
+    )
+    first, last = number - half, number + half + 1
+    return np.where(missing[last] > missing[first], np.nan, (total[last] - total[first]) / (2 * half + 1))
 
 
 def _unmoved(rest: float, loud: float) -> str:

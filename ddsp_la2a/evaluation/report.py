@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -103,7 +103,7 @@ def report(
     page = _Page(found, names, reference, controls, split)
     page.add_comparison(histories or {})
     page.add_on_tones(on_tones, levels, stepped)
-    page.add_grey_boxes(models, pages or {})
+    page.add_grey_boxes(models, pages or {}, () if stepped is None else set(stepped["model"]))
     passages: list[report_audio.Passage] = []
     if models and frame is not None:
         heard = {name: models[name] for name in names if name in models}
@@ -162,15 +162,15 @@ class _Page:
         sources = {group.source for group in self.groups}
         self.values["simulated"] = sources == {"simulated"}
 
-    def add_grey_boxes(self, models: Mapping[str, Model], pages: Mapping[str, str]) -> None:
+    def add_grey_boxes(self, models: Mapping[str, Model], pages: Mapping[str, str], stepped: Collection[str]) -> None:
         """Curves of the models that have some, the reference first, and links to where they can be played with.
 
-        Where every model's step response was measured, the grey boxes' own isn't drawn again.
+        The step response of those in ``stepped`` was measured and isn't drawn again.
         """
         boxes: list[GreyBoxPictures] = []
         explicit = [name for name in self.names if hasattr(models.get(name), "curves")]
         for number, name in enumerate(explicit[:_MOST_GREY_BOXES]):
-            boxes.append(pictures(name, models[name], f"box{number}", self.colours, step=not self.values["steps"]))
+            boxes.append(pictures(name, models[name], f"box{number}", self.colours, step=name not in stepped))
         self.values["boxes"], self.values["undrawn"] = boxes, explicit[_MOST_GREY_BOXES:]
         self.values["pages"] = {name: quote(path) for name, path in pages.items()}
 

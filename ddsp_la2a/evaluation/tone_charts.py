@@ -28,8 +28,10 @@ _MARKS = 3
 """Of a line, so that it is known without its colour."""
 
 
-def static_curves(curves: pd.DataFrame, looks: Mapping[str, Mark], controls: Sequence[Control]) -> list[str]:
-    """Output level over input level of all models, a picture for every setting.
+def static_curves(
+    curves: pd.DataFrame, looks: Mapping[str, Mark], controls: Sequence[Control]
+) -> list[tuple[str, str]]:
+    """Output level over input level of all models: every setting in words with its picture.
 
     Args:
         curves: checked.
@@ -41,12 +43,12 @@ def static_curves(curves: pd.DataFrame, looks: Mapping[str, Mark], controls: Seq
     x, y = _axis(curves["input_dbfs"], "input, dBFS"), _axis(curves["output_dbfs"], "output, dBFS")
     found = []
     for words, part in _settings(curves, controls):
-        panel = Panel(x, y, _about("Output level over input level", words, part, looks), words, height=340.0)
+        panel = Panel(x, y, _about("Output level over input level", words, part, looks), height=322.0)
         low, high = max(x.low, y.low), min(x.high, y.high)
         if low < high:
             panel.line([low, high], [low, high], _UNCHANGED, "leader")
         _draw(panel, part, "input_dbfs", "output_dbfs", looks)
-        found.append(panel.svg())
+        found.append((words, panel.svg()))
     return found
 
 
