@@ -34,6 +34,7 @@ SETTING = {
     "release_ms": 30.0,
     "makeup_db": 3.0,
 }
+NUMBERS = {"slow_factor": 10.0, "slow_mix": 0.5, "shelf_db": 6.0, "shelf_hz": 2000.0}
 STAGE_NUMBERS = ("slow_factor", "slow_mix", "shelf_db", "shelf_hz")
 ALL = ("slow", "shelf", "feedback", "filter")
 ALONE = [("slow",), ("shelf",), ("feedback",), ("filter",), ALL]
@@ -472,6 +473,32 @@ def test_rows_shared_among_threads_equal_one_thread() -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("rest", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.float32])
+@pytest.mark.parametrize(("shape", "of_rest"), [((), ()), ((), (2,)), ((1,), ()), ((2,), ()), ((2,), (2,))])
+def test_a_number_of_any_type_counts_as_it_is(
+    dtype: torch.dtype, rest: torch.dtype, shape: tuple[int, ...], of_rest: tuple[int, ...]
+) -> None:
+    audio, numbers = rows_of_bursts(2, 40), SETTING | NUMBERS
+    others = {name: torch.full(of_rest, value, dtype=rest) for name, value in numbers.items()}
+    for name, usual in numbers.items():
+        value = 2049.0 if dtype == torch.int64 and name == "release_ms" else usual  # none of float16's
+        if value != int(value) and dtype == torch.int64:
+            continue
+        mixed = CompressorParams(**others | {name: torch.full(shape, value, dtype=dtype)})
+        plain = CompressorParams(**numbers | {name: value})
+        found, expected = (compressor(audio, params, RATE, return_state=True) for params in (mixed, plain))
+        for got, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-14, atol=1e-15, msg=name)
+
+
+@pytest.mark.parametrize("numbers", [{}, NUMBERS], ids=["off", "on"])
+def test_coefficients_have_the_batch_of_the_parameters(numbers: dict[str, float]) -> None:
+    for shape in ((), (0,), (1,), (3,)):
+        params = CompressorParams(**SETTING | numbers | {"ratio": torch.full(shape, 4.0)})
+        assert stage_coefficients(params, RATE).shape == (*shape, len(COEFFICIENTS))
+
+
 @everything
 @pytest.mark.parametrize("name", [*SETTING, *STAGE_NUMBERS, "coefficients"])
 def test_one_parameter_per_row_and_the_rest_shared(stages, name: str) -> None:
@@ -670,9 +697,6 @@ def test_a_sample_that_is_not_finite_is_refused(stages, bad: float) -> None:
 def test_half_a_pair_is_refused_by_the_name_of_what_is_missing(pair: tuple[str, str], given: int) -> None:
     with pytest.raises(ValueError, match=rf"^{pair[1 - given]}: expected a number beside .* got None; give both"):
         CompressorParams(**SETTING, **{pair[given]: 1.0})
-
-
-NUMBERS = {"slow_factor": 10.0, "slow_mix": 0.5, "shelf_db": 6.0, "shelf_hz": 2000.0}
 
 
 @pytest.mark.parametrize(

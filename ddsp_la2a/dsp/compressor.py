@@ -167,8 +167,8 @@ def stage_coefficients(params: CompressorParams, sample_rate: float) -> Array:
     card, stages = card_and_stages(params, sample_rate)
     shape = torch.broadcast_shapes(card.shape[:-1], stages.shape[:-1])
     rows = math.prod(shape)
-    card_rows, stage_rows = (as_array(part.expand(*shape, -1)).reshape(rows, -1) for part in (card, stages))
-    return to_coefficients(card_rows, stage_rows, params.feedback, sample_rate).reshape(*shape, -1)
+    card_rows, stage_rows = (as_array(part.expand(*shape, -1)).reshape(rows, part.shape[-1]) for part in (card, stages))
+    return to_coefficients(card_rows, stage_rows, params.feedback, sample_rate).reshape(*shape, len(COEFFICIENTS))
 
 
 def card_and_stages(params: CompressorParams, sample_rate: float) -> tuple[Tensor, Tensor]:
@@ -179,7 +179,8 @@ def card_and_stages(params: CompressorParams, sample_rate: float) -> tuple[Tenso
 
 def _card(given: dict[str, Tensor]) -> Tensor:
     """The parameters of the card ``(…, 6)`` in float64; few functions, for torch's sake."""
-    numbers = [given[name] for name in CARD]
+    # Floats are stacked in the widest of their types, which keeps them; among halves an integer would be rounded.
+    numbers = [given[name] if given[name].is_floating_point() else given[name].double() for name in CARD]
     if any(number.shape != numbers[0].shape for number in numbers):
         numbers = list(torch.broadcast_tensors(*numbers))
     return torch.stack(numbers, dim=-1).double()
@@ -193,14 +194,14 @@ def _stages(given: dict[str, Tensor], sample_rate: float) -> Tensor:
     zero, one = attack_ms.new_zeros(()), attack_ms.new_ones(())
     factor, mix, shelf = one, zero, (one, zero, zero)
     if "slow_factor" in given:
-        factor, mix = given["slow_factor"], given["slow_mix"]
+        factor, mix = given["slow_factor"].double(), given["slow_mix"].double()
     if "shelf_db" in given:
         if known_any(given["shelf_hz"].detach() >= 0.5 * sample_rate):
             got = float(given["shelf_hz"].detach().max())
             raise ValueError(f"shelf_hz: expected less than half the sample rate of {sample_rate:g} Hz, got {got:g}")
         shelf = shelf_coefficients(given["shelf_db"].double(), given["shelf_hz"].double(), sample_rate)
     slow = (rise_time_to_coefficient(factor * time_ms, sample_rate) for time_ms in (attack_ms, release_ms))
-    return torch.stack(torch.broadcast_tensors(*slow, mix.double(), *shelf), dim=-1)
+    return torch.stack(torch.broadcast_tensors(*slow, mix, *shelf), dim=-1)
 
 
 def rest_state(params: CompressorParams) -> list[float]:
