@@ -50,3 +50,11 @@ def test_numbers_and_derivatives(stages: np.ndarray, feedback: bool) -> None:
         for got, wanted in zip((of_card[row], of_stages[row]), pull(torch.from_numpy(asked[row])), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-15)
         assert moved[row] @ asked[row] == pytest.approx(d_card[row] @ of_card[row] + d_stages[row] @ of_stages[row])
+
+
+def test_what_becomes_infinite_is_no_warning() -> None:
+    """As with torch; the tests take warnings for errors."""
+    card = np.array([[-30.0, 4.0, 6.0, 5e-324, 250.0, 1e5]])
+    found = to_coefficients(card, STAGES[:1, :0], False, RATE)
+    assert found[0, 3] == 1.0
+    assert found[0, 11] == math.inf

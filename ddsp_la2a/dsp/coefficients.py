@@ -28,6 +28,10 @@ _FIRST, _SLOW_TIMES, STAGES = slice(0, 5), slice(5, 7), slice(5, 11)  # the last
 _STAGES_OFF = (0.0, 1.0, 0.0, 0.0)  # slow_mix and the shelf; the slow cell has the times of the fast one
 
 
+_AS_TORCH = np.errstate(over="ignore")  # which is silent about what becomes infinite
+
+
+@_AS_TORCH
 def to_coefficients(card: Array, stages: Array, feedback: bool, sample_rate: float) -> Array:
     """The loops' numbers, columns as in :data:`~ddsp_la2a.dsp.kernels.COEFFICIENTS`.
 
@@ -51,6 +55,7 @@ def to_coefficients(card: Array, stages: Array, feedback: bool, sample_rate: flo
     return found
 
 
+@_AS_TORCH
 def coefficients_adjoint(
     asked: Array, card: Array, stages: Array, feedback: bool, sample_rate: float
 ) -> tuple[Array, Array]:
@@ -62,6 +67,7 @@ def coefficients_adjoint(
     return own * _derivatives(card, feedback, sample_rate), asked[:, STAGES] if stages.size else stages
 
 
+@_AS_TORCH
 def coefficients_tangent(
     d_card: Array, d_stages: Array, card: Array, stages: Array, feedback: bool, sample_rate: float
 ) -> Array:

@@ -131,8 +131,9 @@ def check_numbers(
             value = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"{name}: expected a number or shape (batch,), got {given!r}") from None
-        if value.ndim > 1:
-            raise ValueError(f"{name}: expected a number or shape (batch,), got shape {tuple(value.shape)}")
+        if value.ndim > 1 or value.is_complex():
+            got = value.dtype if value.is_complex() else f"shape {tuple(value.shape)}"
+            raise ValueError(f"{name}: expected a number or shape (batch,), got {got}")
         low, high = lowest.get(name, -math.inf), highest.get(name, math.inf)
         floor = above.get(name, -math.inf)
         for number in known_values(value):
