@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ddsp_la2a.dsp import fused, output_stage
-from ddsp_la2a.dsp.ballistics import as_array, number_or_row, per_row, smooth
+from ddsp_la2a.dsp.ballistics import number_or_row, per_row, smooth
 from ddsp_la2a.dsp.checks import check_audio, check_finite, check_sample_rate, known_any
 from ddsp_la2a.dsp.coefficients import CARD, Array, to_coefficients
 from ddsp_la2a.dsp.curve import sloped_gain_db, static_gain_db
 from ddsp_la2a.dsp.kernels import COEFFICIENTS, STATES
 from ddsp_la2a.dsp.output_stage import OutputFilter
 from ddsp_la2a.dsp.params import CompressorParams, check_reference, checked_filter
+from ddsp_la2a.dsp.row_functions import as_array
 from ddsp_la2a.dsp.side_chain import shelf_coefficients
 from ddsp_la2a.units import amplitude_to_db, db_to_amplitude, rise_time_to_coefficient
 
