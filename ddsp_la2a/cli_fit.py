@@ -338,7 +338,7 @@ def _compare(
 @click.option("--out", default="ddsp_la2a_demo", type=click.Path(path_type=Path), show_default=True)
 @seed_option
 @click.option(
-    "--budget", default=45.0, type=click.FloatRange(0.0), show_default=True, help="Seconds for each black box."
+    "--budget", default=30.0, type=click.FloatRange(0.0), show_default=True, help="Seconds for each black box."
 )
 def demo(out: Path, seed: int, budget: float) -> None:
     """The whole job on a set rendered by a simulated unit: data, check, fit, curves, comparison, report."""

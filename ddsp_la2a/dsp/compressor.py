@@ -98,7 +98,7 @@ def compressor(
     card, stages = (part.expand(len(audio), -1) for part in (_card(given), _stages(given, sample_rate)))
     form, core, filtered = form_of(params), before[:, : len(STATES)], before[:, len(STATES) :]
     output, after = fused.compress(audio, card, stages, form, sample_rate, core)
-    if params.is_plain:
+    if params.is_plain and return_state:
         after = after[:, 0]
     if filtering is not None:
         taps = filtering.taps.to(audio.device)
