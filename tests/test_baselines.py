@@ -421,6 +421,7 @@ def test_entry_points_load(name):
     assert ("folder" in options) == (name in TRAINED)
 
 
+@pytest.mark.slow
 def test_all_baselines_are_built_and_scored(frame):
     models = build_baselines(frame, NAMES, budget_s=0.5, seeds=[2])
     scored = la.evaluate(models, frame)
@@ -456,6 +457,7 @@ def test_numpy_single_finishes(frame):
     assert numpy_single(frame, budget_s=60.0).info["converged"] is True
 
 
+@pytest.mark.slow
 def test_baselines_see_only_training_and_validation_rows(frame):
     """The same without the test rows."""
     names = [name for name in NAMES if name not in (*TRAINED, "numpy-single")]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import ddsp_la2a
 
 SCRIPT = """
@@ -29,6 +31,7 @@ def _run(root: Path) -> tuple[float, int]:
     return float(output), int(hits)
 
 
+@pytest.mark.slow
 def test_a_change_of_what_a_loop_is_made_of_is_compiled_anew(tmp_path: Path) -> None:
     package = tmp_path / "ddsp_la2a"
     shutil.copytree(Path(ddsp_la2a.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -42,6 +42,7 @@ def test_without_latency_or_colour(installed: ModuleType) -> None:
     np.testing.assert_allclose(installed.render(quiet, FS, installed.lsp_feedback(-20.0, 8.0)), quiet, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_foreign_compressor_is_captured(tmp_path: Path, installed: ModuleType) -> None:
     """Offsets, gain and polarity chosen here come back, and the aligned steps lie on the feedback curve.
 
