@@ -124,8 +124,17 @@ def _constants_in(curves, row):
 
 
 @compiled
+def _exponentials(rows, frames, targets):
+    """Binary logarithms of the curve's gain over one piece become the gain."""
+    for row in range(rows):
+        for n in range(row * PIECE, row * PIECE + frames, WIDTH):
+            exponent = load(targets, n)
+            store(targets, n, exp2(exponent) if anywhere(exponent < 0.0) else load(_ONES, 0))
+
+
+@compiled
 def _targets(rows, frames, heard, curves, targets):
-    """The curve's gain over one piece. Two loops: a processor can't look ahead over both at once."""
+    """The curve's gain over one piece. In two loops: a processor can't look ahead over both at once."""
     for row in range(rows):
         constants, start = _constants_in(curves, row), row * PIECE
         for n in range(start, start + frames, WIDTH):
@@ -134,13 +143,7 @@ def _targets(rows, frames, heard, curves, targets):
                 h, _ = over_threshold(level, constants)
                 exponent = gain_exponent(h, constants)
             store(targets, n, exponent)
-    for row in range(rows):
-        for n in range(row * PIECE, row * PIECE + frames, WIDTH):
-            exponent = load(targets, n)
-            if anywhere(exponent < 0.0):
-                store(targets, n, exp2(exponent))
-            else:
-                store(targets, n, 1.0)
+    _exponentials(rows, frames, targets)
 
 
 @compiled
@@ -229,10 +232,7 @@ def _over_thresholds(rows, frames, heard, curves, over, position, target):
             store(target, n, exponent)
             store(over, n, h)
             store(position, n, steep)
-    for row in range(rows):
-        for n in range(row * PIECE, row * PIECE + frames, WIDTH):
-            exponent = load(target, n)
-            store(target, n, exp2(exponent) if anywhere(exponent < 0.0) else load(_ONES, 0))
+    _exponentials(rows, frames, target)
 
 
 @compiled
